@@ -1,0 +1,13 @@
+//! The running agent: the only place that wires everything. It builds, runs until a signal, and
+//! stops in order; `--once` is the same with one pass in between.
+
+mod logging;
+mod oneshot;
+mod run;
+mod signals;
+mod state_lock;
+
+pub use logging::init as init_logging;
+pub use oneshot::{ApplyError, Preview, apply, preview};
+pub use run::{Outcome, RunError, Style, run};
+pub use state_lock::{Beside, ask_the_running_agent, status_of};

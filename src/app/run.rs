@@ -1,0 +1,249 @@
+//! Builds the agent and runs it, for good or for one pass.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use super::signals::{Asked, Signals};
+use super::state_lock::{Beside, take};
+use crate::base::clock::Clock;
+use crate::base::files::FileError;
+use crate::base::supervise::{Ended, Kind, Supervisor, TaskBoard};
+use crate::config::{ApplyMode, Config};
+use crate::control::{Call, Handler, Server};
+use crate::model::progress::Progress;
+use crate::sync::engine::{BuildError, Context, Engine, Handle};
+use crate::sync::status::NodeStatus;
+
+/// Tasks have this long to end after a signal.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// How the agent is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Until a signal.
+    Daemon {
+        /// End with a failure as soon as a pass fails.
+        fail_fast: bool,
+    },
+    /// One pass that counts as a poll (`--once`).
+    Once,
+    /// One pass on somebody's word (`sync`).
+    Now {
+        /// Held removals go through.
+        force: bool,
+    },
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// By a signal, in order.
+    Stopped,
+    /// One pass was made.
+    Passed(Vec<NodeStatus>),
+    /// `fail_fast`: what was wrong.
+    Failed(Vec<String>),
+    /// Somebody else is on the state folder.
+    Occupied(Beside),
+}
+
+/// Why it could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state folder cannot be used.
+    #[error("{0}; STATE_DIR (state.dir) must be a folder that the agent may write to")]
+    State(#[from] FileError),
+    /// It could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Signals cannot be heeded.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// A task without which it is of no use failed again and again.
+    #[error("task {name} was given up: {why}")]
+    Task {
+        /// The task.
+        name: String,
+        /// Its last failure.
+        why: String,
+    },
+}
+
+/// Runs the agent. `progress` is told of long passes.
+pub async fn run(
+    config: &Config,
+    style: Style,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, RunError> {
+    let daemon = matches!(style, Style::Daemon { .. });
+    let _lock = match take(&config.state_dir, daemon)? {
+        Beside::Nobody(lock) => lock,
+        occupied => return Ok(Outcome::Occupied(occupied)),
+    };
+    // Before anything takes time: a signal that comes now is not lost.
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let context = Context {
+        clock: Clock::system(),
+        progress,
+        further_sources: Vec::new(),
+        polls: daemon,
+    };
+    let mut supervisor = Supervisor::new();
+    let handle = Engine::build(config, &context)?.start(&mut supervisor);
+    if daemon {
+        add_control(config, &handle, &mut supervisor)?;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            mode = mode_name(config.mode),
+            nodes = config.nodes.len(),
+            "started"
+        );
+    }
+
+    let mut outcome = Outcome::Stopped;
+    let until = async { outcome = wait(style, &handle, &mut signals).await };
+    let ended = supervisor.run(until, GRACE).await;
+    match ended {
+        Ended::EssentialFailed { name, why } => return Err(RunError::Task { name, why }),
+        Ended::TimedOut(_) | Ended::Stopped => {}
+    }
+    if daemon {
+        info!("stopped");
+    }
+    Ok(outcome)
+}
+
+fn mode_name(mode: ApplyMode) -> &'static str {
+    match mode {
+        ApplyMode::XrayGrpc => "xray-grpc",
+        ApplyMode::Cmd => "cmd",
+        ApplyMode::None => "none",
+    }
+}
+
+/// Until the agent has to end, and what it came to.
+async fn wait(style: Style, handle: &Handle, signals: &mut Signals) -> Outcome {
+    match style {
+        Style::Daemon { fail_fast } => serve(fail_fast, handle, signals).await,
+        Style::Once => one_pass(handle, signals, true, false).await,
+        Style::Now { force } => one_pass(handle, signals, false, force).await,
+    }
+}
+
+async fn one_pass(handle: &Handle, signals: &mut Signals, is_poll: bool, force: bool) -> Outcome {
+    let mut pass = Box::pin(handle.sync(is_poll, force));
+    loop {
+        tokio::select! {
+            nodes = &mut pass => return Outcome::Passed(nodes),
+            asked = signals.next() => if matches!(asked, Asked::Stop) {
+                return Outcome::Stopped;
+            }
+        }
+    }
+}
+
+async fn serve(fail_fast: bool, handle: &Handle, signals: &mut Signals) -> Outcome {
+    let mut ready = Box::pin(handle.attempted().fuse());
+    let mut announced = false;
+    loop {
+        tokio::select! {
+            () = &mut ready, if !announced => {
+                announced = true;
+                notify(&[sd_notify::NotifyState::Ready]);
+            }
+            problems = handle.failed(), if fail_fast => return Outcome::Failed(problems),
+            asked = signals.next() => match asked {
+                Asked::Stop => {
+                    notify(&[sd_notify::NotifyState::Stopping]);
+                    return Outcome::Stopped;
+                }
+                // Not awaited: the outcome is in the log and the status.
+                Asked::Sync => {
+                    info!("asked by signal to sync now");
+                    handle.ask();
+                }
+            },
+        }
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "cannot tell the service manager");
+    }
+}
+
+fn add_control(
+    config: &Config,
+    handle: &Handle,
+    supervisor: &mut Supervisor,
+) -> Result<(), FileError> {
+    let handler: Arc<dyn Handler> = Arc::new(Control {
+        handle: handle.clone(),
+        mode: mode_name(config.mode),
+        started: Timestamp::now(),
+        board: supervisor.board(),
+    });
+    let server = Arc::new(Server::bind(&config.state_dir, handler)?);
+    supervisor.task("control socket", Kind::Essential, move |mut shutdown, _| {
+        let server = server.clone();
+        async move {
+            tokio::select! {
+                () = shutdown.requested() => {}
+                () = server.serve() => {}
+            }
+        }
+    });
+    Ok(())
+}
+
+struct Control {
+    handle: Handle,
+    mode: &'static str,
+    started: Timestamp,
+    board: TaskBoard,
+}
+
+impl Handler for Control {
+    fn answer(&self, call: Call) -> BoxFuture<'_, Value> {
+        Box::pin(async move {
+            match call {
+                Call::Sync { force } => json!({ "nodes": self.handle.sync(false, force).await }),
+                Call::Status {} => self.status(),
+            }
+        })
+    }
+}
+
+impl Control {
+    fn status(&self) -> Value {
+        let tasks: Vec<_> = self
+            .board
+            .status()
+            .into_iter()
+            .map(|task| {
+                json!({
+                    "name": task.name,
+                    "alive": task.alive,
+                    "restarts": task.restarts,
+                    "last_error": task.last_error,
+                })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "process": std::process::id(),
+            "mode": self.mode,
+            "started": self.started,
+            "nodes": self.handle.status(),
+            "tasks": tasks,
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! One agent for each state folder. A second `--once` gives way; beside a running agent it asks that
+//! one for a pass.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::base::files::{FileError, PRIVATE_FOLDER, create_folder};
+use crate::base::lock::{Lock, Taken};
+use crate::control::{self, Call, ControlError};
+use crate::sync::status::NodeStatus;
+
+/// An agent that has just taken the lock opens its socket within this time.
+const SOCKET_OPENS_WITHIN: Duration = Duration::from_secs(5);
+const SOCKET_PAUSE: Duration = Duration::from_millis(50);
+/// How a process that keeps running writes itself into the lock.
+const DAEMON: &str = "agent";
+/// How one does that ends after a pass.
+const ONCE: &str = "single pass";
+
+/// Who else is on the state folder.
+#[derive(Debug)]
+pub enum Beside {
+    /// Nobody: the lock is ours.
+    Nobody(Lock),
+    /// A running agent; how it calls itself.
+    Agent(String),
+    /// Another single pass; how it calls itself.
+    SinglePass(String),
+}
+
+/// Takes the lock of the state folder, which is created if need be.
+pub(super) fn take(state_dir: &Path, keeps_running: bool) -> Result<Beside, FileError> {
+    create_folder(state_dir, PRIVATE_FOLDER)?;
+    let what = if keeps_running { DAEMON } else { ONCE };
+    let holder = format!("{what}, process {}", std::process::id());
+    Ok(match Lock::try_take(&state_dir.join("lock"), &holder)? {
+        Taken::Held(lock) => Beside::Nobody(lock),
+        Taken::Busy(who) if who.starts_with(ONCE) => Beside::SinglePass(who),
+        Taken::Busy(who) => Beside::Agent(who),
+    })
+}
+
+/// Asks the running agent for a pass and waits for its outcome.
+pub async fn ask_the_running_agent(
+    state_dir: &Path,
+    force: bool,
+) -> Result<Vec<NodeStatus>, ControlError> {
+    let deadline = tokio::time::Instant::now() + SOCKET_OPENS_WITHIN;
+    loop {
+        match control::call(state_dir, Call::Sync { force }).await {
+            Err(ControlError::NobodyThere) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(SOCKET_PAUSE).await;
+            }
+            other => return nodes_of(other?),
+        }
+    }
+}
+
+/// Asks the running agent how everything stands.
+pub async fn status_of(state_dir: &Path) -> Result<Value, ControlError> {
+    control::call(state_dir, Call::Status {}).await
+}
+
+fn nodes_of(answer: Value) -> Result<Vec<NodeStatus>, ControlError> {
+    let nodes = answer.get("nodes").cloned().unwrap_or_default();
+    serde_json::from_value(nodes).map_err(|e| ControlError::Answer(e.to_string()))
+}

@@ -1,0 +1,11 @@
+//! What everything stands on: clock, secrets, durations, files, locks and supervised tasks.
+//! Knows nothing of Xray, panels or users, and imports nothing else of this crate.
+
+pub mod clock;
+pub mod duration;
+pub mod files;
+pub mod lock;
+pub mod redact;
+pub mod retry;
+pub mod secret;
+pub mod supervise;

@@ -1,0 +1,138 @@
+//! What tasks and screens hold of the supervisor: the wish to end, the sign of life, the board.
+//!
+//! Kept here: no handle keeps a task alive or blocks one; a supervisor that is gone reads as a wish
+//! to end.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+
+/// Tells a task when to end. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    pub(super) fn new(seen: watch::Receiver<bool>) -> Self {
+        Self(seen)
+    }
+
+    /// Waits until the end is asked for. Cancel-safe.
+    pub async fn requested(&mut self) {
+        // A supervisor that is gone asks for the end too.
+        let _ = self.0.wait_for(|requested| *requested).await;
+    }
+
+    /// Whether the end was asked for.
+    pub fn is_requested(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+}
+
+/// By which a watched task shows that it is not stuck. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    last: Arc<Mutex<Instant>>,
+    limit: Option<Duration>,
+}
+
+impl Heartbeat {
+    pub(super) fn new(limit: Option<Duration>) -> Self {
+        Self {
+            last: Arc::new(Mutex::new(Instant::now())),
+            limit,
+        }
+    }
+
+    /// A sign of life. A watched task gives one at least once per limit, from its start on until
+    /// the end is asked for.
+    pub fn beat(&self) {
+        *locked(&self.last) = Instant::now();
+    }
+
+    /// Completes, with the limit, when no sign of life came in time.
+    pub(super) async fn overdue(&self) -> Duration {
+        let Some(limit) = self.limit else {
+            return pending().await;
+        };
+        loop {
+            let due = *locked(&self.last) + limit;
+            if Instant::now() >= due {
+                return limit;
+            }
+            sleep_until(due).await;
+        }
+    }
+}
+
+/// A task as the status screen shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// Its name.
+    pub name: String,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Whether it is running now; not so before the run, in a pause, and after its end.
+    pub alive: bool,
+    /// Its last failure.
+    pub last_error: Option<String>,
+}
+
+/// Shows how all tasks are. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct TaskBoard(Arc<Mutex<Vec<Entry>>>);
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) status: TaskStatus,
+    pub(super) abort: Option<AbortHandle>,
+}
+
+impl TaskBoard {
+    /// All tasks, in the order in which they were added.
+    pub fn status(&self) -> Vec<TaskStatus> {
+        locked(&self.0)
+            .iter()
+            .map(|entry| entry.status.clone())
+            .collect()
+    }
+
+    pub(super) fn add(&self, name: String) -> usize {
+        let status = TaskStatus {
+            name,
+            restarts: 0,
+            alive: false,
+            last_error: None,
+        };
+        let mut entries = locked(&self.0);
+        entries.push(Entry {
+            status,
+            abort: None,
+        });
+        entries.len() - 1
+    }
+
+    pub(super) fn update(&self, row: usize, change: impl FnOnce(&mut Entry)) {
+        change(&mut locked(&self.0)[row]);
+    }
+
+    /// Aborts what lives, and names it.
+    pub(super) fn abort_all(&self) -> Vec<String> {
+        let entries = locked(&self.0);
+        let living = entries.iter().filter(|entry| entry.status.alive);
+        living
+            .map(|entry| {
+                entry.abort.iter().for_each(AbortHandle::abort);
+                entry.status.name.clone()
+            })
+            .collect()
+    }
+}
+
+/// A panic elsewhere leaves these values whole: each is replaced in one step.
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}

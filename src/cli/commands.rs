@@ -1,0 +1,193 @@
+//! The commands, each as a function from what was said to an exit code.
+
+use std::path::{Path, PathBuf};
+
+use super::args::{Cli, Command, RunArgs};
+use super::{FAILED, INTERNAL, USAGE, email, print, progress};
+use crate::app::{self, Beside, Outcome, RunError, Style};
+use crate::config::{self, Config, Environment, Need, Sources};
+use crate::model::ids::NodeId;
+
+pub(super) async fn run(cli: Cli) -> u8 {
+    let file = cli.config;
+    match cli.command {
+        None => agent(file, cli.run).await,
+        Some(Command::Run(args)) => {
+            let once = args.once || cli.run.once;
+            let fail_fast = args.fail_fast || cli.run.fail_fast;
+            agent(file, RunArgs { once, fail_fast }).await
+        }
+        Some(Command::Sync {
+            dry_run: true,
+            verbose,
+            ..
+        }) => dry_run(file, verbose).await,
+        Some(Command::Sync { force, .. }) => {
+            with_config(file, Need::Run, async |config| {
+                pass(&config, Style::Now { force }).await
+            })
+            .await
+        }
+        Some(Command::Apply {
+            node,
+            uuids_file,
+            force,
+        }) => {
+            with_config(file, Need::Apply { node: NodeId(node) }, async |config| {
+                apply(&config, &uuids_file, force).await
+            })
+            .await
+        }
+        Some(Command::CheckConfig) => check_config(file),
+        Some(Command::Status { json }) => {
+            with_config(file, Need::Run, async |config| {
+                status(&config.state_dir, json).await
+            })
+            .await
+        }
+        Some(Command::Email { set, inbound }) => {
+            with_config(file, Need::Run, async |config| {
+                email::run(&config, set, inbound)
+            })
+            .await
+        }
+    }
+}
+
+/// Reads the configuration, sets the log up, and goes on with `then`.
+async fn with_config(
+    file: Option<PathBuf>,
+    need: Need,
+    then: impl AsyncFnOnce(Config) -> u8,
+) -> u8 {
+    let sources = Sources {
+        environment: Environment::of_process(),
+        file,
+    };
+    let config = match config::read(&sources, need) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return USAGE;
+        }
+    };
+    if let Err(why) = app::init_logging(&config.log) {
+        eprintln!("{why}");
+        return USAGE;
+    }
+    then(config).await
+}
+
+async fn agent(file: Option<PathBuf>, args: RunArgs) -> u8 {
+    let style = if args.once {
+        Style::Once
+    } else {
+        Style::Daemon {
+            fail_fast: args.fail_fast,
+        }
+    };
+    with_config(file, Need::Run, async |config| pass(&config, style).await).await
+}
+
+async fn pass(config: &Config, style: Style) -> u8 {
+    match app::run(config, style, progress::for_stderr()).await {
+        Ok(Outcome::Stopped) => 0,
+        Ok(Outcome::Passed(nodes)) => print::outcome(&nodes),
+        Ok(Outcome::Failed(problems)) => {
+            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            FAILED
+        }
+        Ok(Outcome::Occupied(beside)) => occupied(config, style, beside).await,
+        Err(error @ RunError::Task { .. }) => {
+            eprintln!("{error}");
+            INTERNAL
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            USAGE
+        }
+    }
+}
+
+/// Somebody else is on the state folder.
+async fn occupied(config: &Config, style: Style, beside: Beside) -> u8 {
+    let force = match style {
+        Style::Daemon { .. } => {
+            eprintln!(
+                "another xray-agent is on {}: {beside:?}; stop it first, or give this one a \
+                 STATE_DIR of its own",
+                config.state_dir.display()
+            );
+            return FAILED;
+        }
+        Style::Once => false,
+        Style::Now { force } => force,
+    };
+    match beside {
+        Beside::SinglePass(who) => {
+            println!("another pass is being made ({who}): nothing to do");
+            0
+        }
+        _ => match app::ask_the_running_agent(&config.state_dir, force).await {
+            Ok(nodes) => print::outcome(&nodes),
+            Err(error) => {
+                eprintln!("{error}");
+                FAILED
+            }
+        },
+    }
+}
+
+async fn dry_run(file: Option<PathBuf>, verbose: bool) -> u8 {
+    with_config(file, Need::Run, async |config| {
+        match app::preview(&config).await {
+            Ok(previews) => print::previews(&previews, verbose),
+            Err(error) => {
+                eprintln!("{error}");
+                FAILED
+            }
+        }
+    })
+    .await
+}
+
+async fn apply(config: &Config, uuids_file: &Path, force: bool) -> u8 {
+    match app::apply(config, uuids_file, force, progress::for_stderr()).await {
+        Ok((list, inbounds)) => print::applied(&list, &inbounds),
+        Err(error) => {
+            eprintln!("{error}");
+            FAILED
+        }
+    }
+}
+
+fn check_config(file: Option<PathBuf>) -> u8 {
+    let sources = Sources {
+        environment: Environment::of_process(),
+        file,
+    };
+    match config::read(&sources, Need::Check) {
+        Ok(config) => {
+            print::configuration(&config);
+            0
+        }
+        Err(problems) => {
+            eprintln!("{problems}");
+            USAGE
+        }
+    }
+}
+
+async fn status(state_dir: &Path, json: bool) -> u8 {
+    match app::status_of(state_dir).await {
+        Ok(answer) if json => {
+            println!("{answer:#}");
+            0
+        }
+        Ok(answer) => print::status(&answer),
+        Err(error) => {
+            eprintln!("{}: {error}", state_dir.display());
+            FAILED
+        }
+    }
+}

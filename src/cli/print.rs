@@ -1,0 +1,185 @@
+//! What people read.
+
+use serde_json::Value;
+
+use super::FAILED;
+use crate::app::Preview;
+use crate::config::{ApplyMode, Config};
+use crate::model::ids::UserId;
+use crate::model::user_list::UserList;
+use crate::sync::plan::Plan;
+use crate::sync::status::{InboundStatus, NodeStatus};
+
+/// The outcome of a pass; the exit code.
+pub(super) fn outcome(nodes: &[NodeStatus]) -> u8 {
+    let mut failed = false;
+    for node in nodes {
+        println!("{}", node_line(node));
+        node.inbounds
+            .iter()
+            .for_each(|inbound| println!("  {}", inbound_line(inbound)));
+        for problem in node.problems() {
+            failed = true;
+            eprintln!("{problem}");
+        }
+    }
+    if failed { FAILED } else { 0 }
+}
+
+fn node_line(node: &NodeStatus) -> String {
+    let allowed = node.allowed.map_or("unknown".to_owned(), |n| n.to_string());
+    let mut line = format!("node {}: {allowed} allowed", node.node);
+    for (count, what) in [
+        (node.malformed, "malformed"),
+        (node.held, "held in the files"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!(", {count} {what}"));
+        }
+    }
+    line
+}
+
+fn inbound_line(inbound: &InboundStatus) -> String {
+    let mut line = format!(
+        "{} ({}): {} live, {} added, {} removed",
+        inbound.tag,
+        inbound.protocol.as_deref().unwrap_or("protocol unknown"),
+        inbound.live,
+        inbound.added,
+        inbound.removed
+    );
+    let further = [
+        (inbound.foreign, "foreign"),
+        (inbound.held, "held"),
+        (inbound.conflicts, "in conflict"),
+        (inbound.failed, "failed"),
+    ];
+    for (count, what) in further.into_iter().filter(|(count, _)| *count > 0) {
+        line.push_str(&format!(", {count} {what}"));
+    }
+    if !inbound.read_back {
+        line.push_str(" (this Xray cannot list its users: what was applied is taken for live)");
+    }
+    for unknown in &inbound.unknown_sources {
+        line.push_str(&format!(
+            "; nobody is removed, for a source is unknown: {unknown}"
+        ));
+    }
+    line
+}
+
+/// What passes would do; the exit code.
+pub(super) fn previews(previews: &[Preview], verbose: bool) -> u8 {
+    let mut failed = false;
+    for preview in previews {
+        match &preview.plan {
+            Ok(plan) => {
+                println!("node {}, {}", preview.node, planned(&preview.status, plan));
+                if verbose {
+                    users(plan);
+                }
+            }
+            Err(why) => {
+                failed = true;
+                eprintln!("node {}, {}: {why}", preview.node, preview.status.tag);
+            }
+        }
+        for unknown in &preview.status.unknown_sources {
+            failed = true;
+            eprintln!("node {}, {}: {unknown}", preview.node, preview.status.tag);
+        }
+    }
+    if failed { FAILED } else { 0 }
+}
+
+fn planned(status: &InboundStatus, plan: &Plan) -> String {
+    let repairs = plan.repairs.len();
+    format!(
+        "{}: {} desired, {} live, {} foreign; would add {}, remove {}, rewrite {repairs}, hold {}",
+        status.tag,
+        status.desired,
+        status.live,
+        status.foreign,
+        plan.additions.len(),
+        plan.removals.len(),
+        status.held
+    )
+}
+
+fn users(plan: &Plan) {
+    let each = |sign: char, users: &mut dyn Iterator<Item = UserId>| {
+        users.for_each(|user| println!("  {sign} {user}"));
+    };
+    each(
+        '-',
+        &mut plan.removals.iter().filter_map(|removal| removal.user),
+    );
+    each('~', &mut plan.repairs.iter().map(|repair| repair.user));
+    each('+', &mut plan.additions.iter().copied());
+    each('!', &mut plan.conflicts.iter().copied());
+}
+
+/// The outcome of `apply`; the exit code.
+pub(super) fn applied(list: &UserList, inbounds: &[InboundStatus]) -> u8 {
+    let mut failed = false;
+    if list.malformed > 0 {
+        eprintln!("{} lines are no UUIDs and were passed over", list.malformed);
+    }
+    for inbound in inbounds {
+        println!("{}", inbound_line(inbound));
+        if let Some(problem) = inbound.problem() {
+            failed = true;
+            eprintln!("{}: {problem}", inbound.tag);
+        }
+    }
+    if failed { FAILED } else { 0 }
+}
+
+/// A configuration that is right, in short.
+pub(super) fn configuration(config: &Config) {
+    let mode = match config.mode {
+        ApplyMode::XrayGrpc => "xray-grpc: users are changed in the running Xray",
+        ApplyMode::Cmd => "cmd: the hook runs after each change",
+        ApplyMode::None => "none: only the files are kept",
+    };
+    println!("the configuration is right");
+    println!("mode   {mode}");
+    if let Some(panel) = &config.panel {
+        println!("panel  {} every {:?}", panel.url, config.sync.interval);
+    }
+    for node in &config.nodes {
+        let tags: Vec<_> = node
+            .inbounds
+            .iter()
+            .map(|inbound| format!("{} in {}", inbound.tag, inbound.xray))
+            .collect();
+        println!("node   {} {}", node.id, tags.join(", "));
+    }
+    if config.mode == ApplyMode::XrayGrpc {
+        for xray in &config.xrays {
+            println!("xray   {} at {}", xray.name, xray.address);
+        }
+    }
+    println!("files  {}", config.output.dir.display());
+    println!("state  {}", config.state_dir.display());
+}
+
+/// The running agent's status; the exit code.
+pub(super) fn status(answer: &Value) -> u8 {
+    let text = |key: &str| answer.get(key).map(Value::to_string).unwrap_or_default();
+    println!(
+        "xray-agent {} (process {}), mode {}, since {}",
+        text("version").trim_matches('"'),
+        text("process"),
+        text("mode").trim_matches('"'),
+        text("started").trim_matches('"')
+    );
+    match serde_json::from_value::<Vec<NodeStatus>>(answer["nodes"].clone()) {
+        Ok(nodes) => outcome(&nodes),
+        Err(error) => {
+            eprintln!("the running agent is of another version: {error}");
+            FAILED
+        }
+    }
+}

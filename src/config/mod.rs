@@ -1,0 +1,246 @@
+//! The configuration: what it is once it has been read and found right. Where each value comes
+//! from (environment, file, default) is decided in `read`; nothing else reads the environment.
+
+mod addresses;
+mod clashes;
+mod env;
+mod keys;
+mod nodes;
+mod problems;
+mod read;
+mod source;
+mod token;
+mod toml_file;
+mod unknown;
+mod values;
+mod xrays;
+
+#[cfg(test)]
+mod node_tests;
+#[cfg(test)]
+mod problem_tests;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::secret::Secret;
+use crate::model::ids::{InboundTag, NodeId};
+
+pub use env::Environment;
+pub use keys::reference;
+pub use problems::{Problem, Problems};
+pub use read::{Need, Sources, read};
+
+/// Where the file is looked for when none is named.
+pub const DEFAULT_FILE: &str = "/etc/xray-agent/config.toml";
+
+/// Everything that is configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The panel that is polled. `None` only for commands that need none (`Need::Apply`).
+    pub panel: Option<Panel>,
+    /// What is done with the allowed users.
+    pub mode: ApplyMode,
+    /// The Xrays on this host, at least one; names differ.
+    pub xrays: Vec<Xray>,
+    /// The panel's nodes that are served here; ids differ.
+    pub nodes: Vec<Node>,
+    /// The hook of `ApplyMode::Cmd`.
+    pub hook: Hook,
+    /// How often, and with which brake.
+    pub sync: Sync,
+    /// Where the files for other programs go.
+    pub output: Output,
+    /// Folder of locks, state and the control socket; absolute.
+    pub state_dir: PathBuf,
+    /// How the log is written.
+    pub log: Log,
+}
+
+/// The panel's internal API (`panel-internal.md`).
+#[derive(Clone, Debug)]
+pub struct Panel {
+    /// Base address, without a slash at its end.
+    pub url: url::Url,
+    /// Sent as `x-internal-token`.
+    pub token: Secret,
+    /// For a whole request, body included.
+    pub timeout: Duration,
+    /// Proxy to reach it by (`http`, `https`, `socks5`, `socks5h`); the environment's are not used.
+    pub proxy: Option<url::Url>,
+    /// Most bytes of an answer's body, decompressed.
+    pub body_bytes_max: usize,
+    /// Most users in an answer.
+    pub users_max: usize,
+}
+
+/// What is done with the allowed users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApplyMode {
+    /// Reconcile running Xrays over gRPC.
+    XrayGrpc,
+    /// Run a command after each change.
+    Cmd,
+    /// Only keep the files.
+    None,
+}
+
+/// One running Xray.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xray {
+    /// Its name in configuration, status and log.
+    pub name: String,
+    /// Where its API listens.
+    pub address: XrayAddress,
+    /// For one call; bulk reads get six times as much.
+    pub rpc_timeout: Duration,
+    /// Most AlterInbound calls under way at once, for each inbound.
+    pub in_flight: usize,
+}
+
+/// Where an Xray's API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum XrayAddress {
+    /// `host:port`.
+    Tcp(String),
+    /// `unix:/path`.
+    Unix(PathBuf),
+    /// `unix:@name`, in the abstract namespace; without the `@`.
+    Abstract(String),
+}
+
+/// A node of the panel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The panel's id of it.
+    pub id: NodeId,
+    /// The inbounds that serve it, at least one in `ApplyMode::XrayGrpc`.
+    pub inbounds: Vec<Inbound>,
+}
+
+/// One inbound of an Xray, managed by us. No two nodes share one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Name of the Xray that it is in.
+    pub xray: String,
+    /// Xray's tag.
+    pub tag: InboundTag,
+    /// Its name towards panels and in e-mails; only `[a-z0-9-]`, at least one.
+    pub kernel_id: String,
+    /// Flow of VLESS users.
+    pub flow: Flow,
+    /// Used only where Xray itself does not tell the protocol.
+    pub protocol: Option<Protocol>,
+    /// True where, as the connector did, the tag may tell the protocol when nothing else does.
+    pub protocol_from_tag: bool,
+    /// Shadowsocks' method, used only where no user of the inbound shows it.
+    pub method: Option<String>,
+    /// Policy level of the users that are added.
+    pub level: u32,
+    /// Remove users that are not ours, too.
+    pub exclusive: bool,
+}
+
+/// Flow of VLESS users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Vision where the inbound carries it, else none.
+    Auto,
+    /// This one; empty for none.
+    Given(String),
+}
+
+/// The protocols whose users Xray's API can change, as far as we serve them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// VLESS.
+    Vless,
+    /// VMess.
+    Vmess,
+    /// Trojan.
+    Trojan,
+    /// Shadowsocks with an AEAD cipher.
+    Shadowsocks,
+    /// Shadowsocks 2022, multi-user.
+    Shadowsocks2022,
+    /// Hysteria 2.
+    Hysteria,
+}
+
+impl Protocol {
+    /// Every protocol with its name in the configuration.
+    pub const ALL: [(Self, &'static str); 6] = [
+        (Self::Vless, "vless"),
+        (Self::Vmess, "vmess"),
+        (Self::Trojan, "trojan"),
+        (Self::Shadowsocks, "shadowsocks"),
+        (Self::Shadowsocks2022, "shadowsocks-2022"),
+        (Self::Hysteria, "hysteria"),
+    ];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        Self::ALL
+            .iter()
+            .find(|(p, _)| *p == self)
+            .map_or("", |(_, name)| name)
+    }
+}
+
+/// The hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Template; `Some` in `ApplyMode::Cmd`.
+    pub command: Option<String>,
+    /// Then it is ended, with everything it started.
+    pub timeout: Duration,
+}
+
+/// How often the loop runs and what it must not do at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sync {
+    /// Between two polls.
+    pub interval: Duration,
+    /// At the latest after this the whole list of users is read from Xray.
+    pub resync_interval: Duration,
+    /// The brake's thresholds.
+    pub brake: Brake,
+}
+
+/// When a removal of many users has to be confirmed by further polls (`design.md`, the brake).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brake {
+    /// Polls that must agree while over half of the users, and over 20, would go.
+    pub confirm_polls: u32,
+    /// Polls that must agree while over nine tenths, and at least 2, would go.
+    pub confirm_polls_all: u32,
+}
+
+/// The files for other programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// `node-<id>/…` lie in it; absolute.
+    pub dir: PathBuf,
+    /// Mode of those files.
+    pub mode: u32,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Text or JSON; `None`: text on a terminal, else JSON.
+    pub format: Option<LogFormat>,
+    /// Directives as of `RUST_LOG`.
+    pub filter: String,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}

@@ -1,0 +1,18 @@
+//! A node agent for Xray: it makes the users that a running Xray *has* equal to the users that a
+//! panel *allows*. `ARCHITECTURE.md` draws the picture; the modules are listed here from the bottom
+//! up, and import only downwards.
+
+pub mod base;
+
+pub mod config;
+pub mod model;
+
+pub mod control;
+pub mod hook;
+pub mod panel;
+pub mod xray;
+
+pub mod sync;
+
+pub mod app;
+pub mod cli;

@@ -1,0 +1,6 @@
+//! Plain data that every layer speaks of, and the traits by which engines meet. No effects.
+
+pub mod desired;
+pub mod ids;
+pub mod progress;
+pub mod user_list;

@@ -1,0 +1,208 @@
+//! Reads the panel's answers. Pure. Strict where a doubt could cost users their access: a list that
+//! is not wholly and plainly the one that was asked for is an error.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::error::{Reason, beginning};
+use crate::model::ids::NodeId;
+use crate::model::user_list::{Reader, UserList};
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    code: i64,
+    #[serde(borrow, default)]
+    message: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct AllowedData<'a> {
+    node_id: u64,
+    #[serde(borrow)]
+    uuids: &'a RawValue,
+}
+
+/// The `data` of a successful envelope: HTTP 200 *and* `code` 200.
+pub(super) fn data(
+    status: StatusCode,
+    retry_after_secs: Option<u64>,
+    body: &[u8],
+) -> Result<&RawValue, Reason> {
+    let retry_after = retry_after_secs.map(Duration::from_secs);
+    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|e| {
+        let why = if body.is_empty() {
+            "with no body".to_owned()
+        } else {
+            format!("not with the panel's JSON ({e})")
+        };
+        Reason::malformed(status, retry_after, why, body)
+    })?;
+    if status != StatusCode::OK || envelope.code != 200 {
+        let message = beginning(envelope.message.unwrap_or_default().as_bytes());
+        return Err(Reason::Refused {
+            status,
+            code: envelope.code,
+            message,
+            retry_after,
+        });
+    }
+    envelope
+        .data
+        .ok_or_else(|| Reason::malformed(status, retry_after, "without data", body))
+}
+
+/// The users in the `data` of `allowed-uuids`.
+pub(super) fn allowed(data: &RawValue, node: NodeId, users_max: usize) -> Result<UserList, Reason> {
+    let absurd = |why: String| Reason::Absurd(why);
+    let data: AllowedData<'_> = serde_json::from_str(data.get())
+        .map_err(|e| absurd(format!("the answer's data is not {{node_id, uuids}}: {e}")))?;
+    if data.node_id != node.0 {
+        return Err(absurd(format!(
+            "asked for node {node}, the answer is for node {}",
+            data.node_id
+        )));
+    }
+    let mut json = serde_json::Deserializer::from_str(data.uuids.get());
+    let reader = Uuids { users_max }
+        .deserialize(&mut json)
+        .map_err(|e| absurd(format!("the answer's uuids cannot be taken: {e}")))?;
+    reader.finish().map_err(|e| absurd(e.to_string()))
+}
+
+/// A list of texts, read one at a time and not past the limit.
+struct Uuids {
+    users_max: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Uuids {
+    type Value = Reader;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Reader, D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Uuids {
+    type Value = Reader;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of texts")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Reader, A::Error> {
+        let mut reader = Reader::default();
+        while let Some(entry) = list.next_element::<Text<'de>>()? {
+            if reader.entries() == self.users_max {
+                let why = format!("more than {} users (panel.users_max)", self.users_max);
+                return Err(serde::de::Error::custom(why));
+            }
+            reader.push(&entry.0);
+        }
+        Ok(reader)
+    }
+}
+
+/// Borrowed where it has no escapes, which no UUID has.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
+
+    fn read(body: &str) -> Result<UserList, Reason> {
+        allowed(data(StatusCode::OK, None, body.as_bytes())?, NodeId(1), 3)
+    }
+
+    fn list(uuids: &str) -> String {
+        format!(r#"{{"code":200,"message":"ok","data":{{"node_id":1,"uuids":{uuids}}}}}"#)
+    }
+
+    #[test]
+    fn a_good_answer_is_read() {
+        let answer = list(&format!(
+            r#"["{A}"," {} ","\u0061bc",""]"#,
+            A.to_uppercase()
+        ));
+        // Four entries are over the limit of three, whatever they hold.
+        assert!(matches!(read(&answer), Err(Reason::Absurd(why)) if why.contains("users_max")));
+        let answer = list(&format!(r#"["{A}"," {} ","\u0061bc"]"#, A.to_uppercase()));
+        let read = read(&answer).unwrap();
+        assert_eq!((read.users.len(), read.malformed), (1, 1));
+    }
+
+    #[test]
+    fn an_empty_list_is_a_list() {
+        assert_eq!(read(&list("[]")).unwrap().users.len(), 0);
+    }
+
+    #[test]
+    fn whatever_is_not_plainly_a_list_is_an_error() {
+        let bad = [
+            String::new(),
+            "<html>".into(),
+            "null".into(),
+            "[]".into(),
+            "{}".into(),
+            r#"{"code":200}"#.into(),
+            r#"{"code":"200","data":{"node_id":1,"uuids":[]}}"#.into(),
+            r#"{"code":200,"data":null}"#.into(),
+            r#"{"code":200,"data":[]}"#.into(),
+            r#"{"code":200,"data":{"node_id":1}}"#.into(),
+            r#"{"code":200,"data":{"uuids":[]}}"#.into(),
+            r#"{"code":200,"data":{"node_id":2,"uuids":[]}}"#.into(),
+            r#"{"code":200,"data":{"node_id":"1","uuids":[]}}"#.into(),
+            r#"{"code":500,"message":"db","data":{"node_id":1,"uuids":[]}}"#.into(),
+            list("null"),
+            list("{}"),
+            list(r#""""#),
+            list("[1]"),
+            list("[null]"),
+            list(&format!(r#"["{A}",7]"#)),
+            list(r#"["x","y"]"#),
+            format!("{} ", &list("[]")[..40]),
+            format!("{}x", list("[]")),
+            r#"{"code":200,"code":200,"data":{"node_id":1,"uuids":[]}}"#.into(),
+            r#"{"code":200,"data":{"node_id":1,"uuids":[],"uuids":[]}}"#.into(),
+        ];
+        for body in bad {
+            assert!(read(&body).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn only_status_200_is_success() {
+        for status in [201, 204, 206, 400, 403, 404, 500, 502] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert!(
+                data(status, None, list("[]").as_bytes()).is_err(),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_shows_the_beginning_without_uuids() {
+        let body = format!("<html>{A} {}", "x".repeat(1000));
+        let error = data(StatusCode::BAD_GATEWAY, Some(7), body.as_bytes()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("502") && text.contains("<html>aaaaaaaa"),
+            "{text}"
+        );
+        assert!(!text.contains(A) && text.len() < 400, "{text}");
+        assert!(
+            matches!(error, Reason::Malformed { retry_after: Some(d), .. } if d.as_secs() == 7)
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! The adapter to the panel's internal API (`panel-internal.md`): who may use a node. An answer is
+//! taken whole or not at all; whatever is wrong with one is an error, never an empty list. The
+//! token goes to the configured address only: redirects are not followed.
+
+mod answer;
+mod error;
+
+use http::header::{ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use reqwest::{Client, Response, redirect};
+use url::Url;
+
+use crate::config::Panel;
+use crate::model::ids::NodeId;
+use crate::model::user_list::UserList;
+
+pub use error::{PanelError, Reason};
+
+/// The panel's server closes a connection that was idle for 5 s; one idle for longer than this is
+/// not used again.
+const IDLE_MAX: std::time::Duration = std::time::Duration::from_secs(4);
+
+/// A client of one panel; clones share its connections.
+#[derive(Clone, Debug)]
+pub struct PanelClient {
+    http: Client,
+    config: Panel,
+}
+
+/// What the panel says of a node.
+#[derive(Debug)]
+pub enum Allowed {
+    /// The same as when it gave this `ETag`.
+    Unchanged,
+    /// These users.
+    List {
+        /// The users.
+        list: UserList,
+        /// To be given back at the next poll, once the list has been applied.
+        etag: Option<String>,
+    },
+}
+
+impl PanelClient {
+    /// A client for the configured panel. Fails when the system's certificates cannot be loaded.
+    pub fn new(config: Panel) -> Result<Self, String> {
+        let mut builder = Client::builder()
+            .timeout(config.timeout)
+            .redirect(redirect::Policy::none())
+            .pool_idle_timeout(IDLE_MAX)
+            .user_agent(concat!("xray-agent/", env!("CARGO_PKG_VERSION")))
+            .no_proxy();
+        if let Some(proxy) = &config.proxy {
+            let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|e| error::chain(&e))?;
+            builder = builder.proxy(proxy);
+        }
+        let http = builder.build().map_err(|e| error::chain(&e))?;
+        Ok(Self { http, config })
+    }
+
+    /// Asks who may use `node`. With the `ETag` of the last answer the panel may say that it still
+    /// holds.
+    pub async fn allowed(&self, node: NodeId, etag: Option<&str>) -> Result<Allowed, PanelError> {
+        let url = self.url(&format!("api/internal/nodes/{node}/allowed-uuids"));
+        let fail = |reason| PanelError {
+            url: url.to_string(),
+            reason,
+        };
+        let mut request = self
+            .http
+            .get(url.clone())
+            .header("x-internal-token", self.token());
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|e| fail(Reason::of_transport(&e)))?;
+        if response.status() == StatusCode::NOT_MODIFIED && etag.is_some() {
+            return Ok(Allowed::Unchanged);
+        }
+        self.read(node, response).await.map_err(fail)
+    }
+
+    async fn read(&self, node: NodeId, response: Response) -> Result<Allowed, Reason> {
+        let status = response.status();
+        if status.is_redirection() {
+            return Err(Reason::Redirected {
+                status,
+                to: host_of(response.headers()),
+            });
+        }
+        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
+        let etag = header(ETAG).map(str::to_owned);
+        let retry_after = header(RETRY_AFTER).and_then(|text| text.trim().parse().ok());
+        let body = self.body(response).await?;
+        let data = answer::data(status, retry_after, &body)?;
+        let list = answer::allowed(data, node, self.config.users_max)?;
+        Ok(Allowed::List { list, etag })
+    }
+
+    /// The whole body, decompressed, up to the configured size.
+    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Reason> {
+        let mut body = Vec::new();
+        while let Some(part) = response
+            .chunk()
+            .await
+            .map_err(|e| Reason::of_transport(&e))?
+        {
+            if body.len() + part.len() > self.config.body_bytes_max {
+                return Err(Reason::TooLarge {
+                    bytes_max: self.config.body_bytes_max,
+                });
+            }
+            body.extend_from_slice(&part);
+        }
+        Ok(body)
+    }
+
+    /// Any text that fits in a header; never printed by whoever logs requests.
+    fn token(&self) -> HeaderValue {
+        let mut value = HeaderValue::from_bytes(self.config.token.expose().as_bytes())
+            .expect("invariant: the configuration refuses a token with control characters");
+        value.set_sensitive(true);
+        value
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.config.url.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}/{path}"));
+        url
+    }
+}
+
+/// Only the host of a redirect is told: the rest may hold what must not be seen.
+fn host_of(headers: &HeaderMap) -> String {
+    headers
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .map_or_else(String::new, |to| match Url::parse(to) {
+            Ok(url) => url.host_str().unwrap_or_default().to_owned(),
+            Err(_) => "the same host".to_owned(),
+        })
+}

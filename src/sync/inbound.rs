@@ -1,0 +1,452 @@
+//! One inbound's pass: desired → live → plan → brake → apply → observe. Keeps: who is live without
+//! being wanted goes only by a confirmed answer; nothing is sent that Xray cannot bear; one bad user
+//! stops no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::apply::{Applied, Executor};
+use super::brake::{Absences, Answer, Verdict, judge};
+use super::desired::{Wanted, union, without_collisions};
+use super::email::Emails;
+use super::observe::{Known, ObserveError, Observer};
+use super::plan::{Plan, Rules, leaving, plan};
+use super::said::Said;
+use super::state::{AppliedUsers, InboundState};
+use super::status::InboundStatus;
+use crate::base::files::FileError;
+use crate::config::{Brake, Protocol};
+use crate::model::desired::{Desired, DesiredSource, InboundKey};
+use crate::model::ids::UserId;
+use crate::model::progress::Progress;
+use crate::model::user_list::Users;
+
+/// A pass that met news (an unknown outcome, an entry nobody expected) looks once more.
+const ROUNDS_MAX: usize = 2;
+/// After a call for a user failed, this user is left alone for so long at first, and at most.
+const USER_PAUSE_MIN: Duration = Duration::from_secs(10);
+const USER_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+/// A user whose own call, with nothing else under way, went with Xray's end.
+const SUSPECT_PAUSE: Duration = Duration::from_secs(60 * 60);
+
+/// What a pass is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// It follows a poll of its own (see [`Answer::is_poll`]).
+    pub is_poll: bool,
+    /// Held removals go through.
+    pub force: bool,
+}
+
+/// Everything one inbound needs.
+#[derive(Clone)]
+pub struct Parts {
+    /// Which one.
+    pub key: InboundKey,
+    /// Who reads it.
+    pub observer: Observer,
+    /// Who says which users are wanted.
+    pub sources: Vec<Arc<dyn DesiredSource>>,
+    /// The brake's thresholds.
+    pub brake: Brake,
+    /// Between two polls.
+    pub interval: Duration,
+    /// No other inbound of the same Xray is managed.
+    pub alone: bool,
+    /// Who is told how far a long pass has come.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// One managed inbound with what is known of it.
+pub struct InboundSync {
+    parts: Parts,
+    state: InboundState,
+    emails: Emails,
+    known: Option<Known>,
+    resting: BTreeMap<UserId, Rest>,
+    suspects: BTreeSet<UserId>,
+    status: InboundStatus,
+    said: Said,
+}
+
+/// A user whose calls failed, and until when he is left alone.
+#[derive(Clone, Copy)]
+struct Rest {
+    failures: u32,
+    until: Instant,
+}
+
+/// What is wanted and what is to be done for it.
+struct Draft {
+    wanted: Users,
+    collisions: usize,
+    verdict: Verdict,
+    plan: Plan,
+}
+
+impl InboundSync {
+    /// Reads the kept state; the e-mail form is chosen and kept when there is none yet.
+    pub fn open(parts: Parts) -> Result<Self, FileError> {
+        let folder = &parts.observer.folder;
+        let mut state = folder.state()?;
+        let kernel_id = &parts.observer.inbound.kernel_id;
+        let emails = match state.emails.take() {
+            Some(emails) => emails.renamed(kernel_id),
+            None => Emails::first(kernel_id, parts.alone),
+        };
+        state.emails = Some(emails.clone());
+        let status = InboundStatus {
+            xray: parts.key.xray.clone(),
+            tag: parts.key.tag.0.clone(),
+            read_back: true,
+            ..InboundStatus::default()
+        };
+        Ok(Self {
+            parts,
+            state,
+            emails,
+            known: None,
+            resting: BTreeMap::new(),
+            suspects: BTreeSet::new(),
+            status,
+            said: Said::default(),
+        })
+    }
+
+    /// Which inbound it is.
+    pub fn key(&self) -> &InboundKey {
+        &self.parts.key
+    }
+
+    /// How it stood after the last pass.
+    pub fn status(&self) -> &InboundStatus {
+        &self.status
+    }
+
+    /// Whether the list should be read once more, off the path of whoever waits for the pass.
+    pub fn wants_verification(&self) -> bool {
+        self.known.as_ref().is_some_and(Known::is_stale) && self.status.error.is_none()
+    }
+
+    /// Whether Xray was away at the last pass.
+    pub fn is_down(&self) -> bool {
+        self.known.is_none() && self.status.error.is_some()
+    }
+
+    /// Makes live users equal to wanted ones, as far as it can be done now.
+    pub async fn pass(&mut self, pass: Pass) -> &InboundStatus {
+        let begun = Instant::now();
+        (self.status.added, self.status.removed) = (0, 0);
+        match self.rounds(pass).await {
+            Ok(()) => self.settle(),
+            Err(error) => {
+                if error.is_down() {
+                    self.known = None;
+                }
+                self.status.error = Some(error.to_string());
+            }
+        }
+        self.tell(begun.elapsed());
+        &self.status
+    }
+
+    /// What a pass would do now, doing nothing.
+    pub async fn preview(&mut self, pass: Pass) -> Result<(Plan, &InboundStatus), ObserveError> {
+        let draft = self.draft(pass).await?;
+        self.note(&draft);
+        Ok((draft.plan, &self.status))
+    }
+
+    async fn rounds(&mut self, pass: Pass) -> Result<(), ObserveError> {
+        let mut pass = pass;
+        self.status.failed = 0;
+        for round in 0..ROUNDS_MAX {
+            let mut draft = self.draft(pass).await?;
+            self.note(&draft);
+            self.rest(&mut draft.plan);
+            self.keep_state(&draft);
+            if draft.plan.is_empty() {
+                return Ok(());
+            }
+            if !self.is_still_itself().await? {
+                continue;
+            }
+            let last = round + 1 == ROUNDS_MAX;
+            if !self.apply(draft.plan).await? || last {
+                return Ok(());
+            }
+            pass.is_poll = false;
+        }
+        Ok(())
+    }
+
+    /// Desired → live → brake → plan.
+    async fn draft(&mut self, pass: Pass) -> Result<Draft, ObserveError> {
+        let Wanted { users, complete } = self.wanted();
+        let before = self.known.take();
+        let known = self
+            .parts
+            .observer
+            .observe(before, &self.emails, &users)
+            .await?;
+        let (wanted, collisions) = without_collisions(&users, &known.spec.kind);
+        let leaving = if complete {
+            leaving(&known.live, &wanted)
+        } else {
+            Vec::new()
+        };
+        let verdict = if complete {
+            self.judged(&known, &leaving, pass)
+        } else {
+            Verdict::default()
+        };
+        let rules = Rules {
+            kind: &known.spec.kind,
+            emails: &self.emails,
+            exclusive: complete && self.parts.observer.inbound.exclusive,
+        };
+        let plan = plan(&known.live, &wanted, &verdict.confirmed, rules);
+        self.known = Some(known);
+        Ok(Draft {
+            wanted,
+            collisions: collisions.len(),
+            verdict,
+            plan,
+        })
+    }
+
+    fn wanted(&mut self) -> Wanted {
+        let said: Vec<_> = self
+            .parts
+            .sources
+            .iter()
+            .map(|source| (source.name(), source.desired(&self.parts.key)))
+            .collect();
+        self.status.unknown_sources = said
+            .iter()
+            .filter_map(|(name, desired)| match desired {
+                Desired::Unknown { why, .. } => Some(format!("{name}: {why}")),
+                Desired::Known(_) => None,
+            })
+            .collect();
+        union(
+            &said
+                .into_iter()
+                .map(|(_, desired)| desired)
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    fn judged(&mut self, known: &Known, leaving: &[UserId], pass: Pass) -> Verdict {
+        let half = self.parts.interval / 2;
+        let answer = Answer {
+            base: known.live.managed().max(self.state.applied_count),
+            is_poll: pass.is_poll,
+            at: self.parts.observer.clock.now(),
+            apart: SignedDuration::try_from(half).unwrap_or(SignedDuration::MAX),
+            force: pass.force,
+        };
+        judge(&mut self.state.absences, leaving, answer, self.parts.brake)
+    }
+
+    /// Leaves out users whose calls failed a short while ago. A removal is tried at every pass, but
+    /// for one that may have ended Xray.
+    fn rest(&mut self, plan: &mut Plan) {
+        let now = Instant::now();
+        let resting = |user: &UserId| self.resting.get(user).is_some_and(|rest| rest.until > now);
+        let before = plan.len();
+        let suspects = &self.suspects;
+        let deadly = |user: &UserId| suspects.contains(user) && resting(user);
+        plan.removals
+            .retain(|removal| !removal.user.as_ref().is_some_and(deadly));
+        plan.repairs.retain(|repair| !resting(&repair.user));
+        plan.additions.retain(|user| !resting(user));
+        self.status.failed = before - plan.len();
+    }
+
+    async fn is_still_itself(&mut self) -> Result<bool, ObserveError> {
+        let Some(known) = &self.known else {
+            return Ok(false);
+        };
+        let same = self.parts.observer.still_is(known).await?;
+        if !same {
+            self.known = None;
+        }
+        Ok(same)
+    }
+
+    /// Carries the plan out. Whether the live users have to be looked at again at once.
+    async fn apply(&mut self, plan: Plan) -> Result<bool, ObserveError> {
+        let Some(mut known) = self.known.take() else {
+            return Ok(true);
+        };
+        let executor = Executor {
+            client: &self.parts.observer.client,
+            tag: &self.parts.key.tag,
+            spec: &known.spec,
+            emails: &self.emails,
+            read_back: known.read_back,
+            progress: &*self.parts.progress,
+        };
+        let applied = executor.carry_out(plan, &self.suspects).await;
+        self.absorb(&mut known, &applied);
+        self.keep_applied(&known);
+        if let Some(error) = applied.stopped {
+            return Err(error.into());
+        }
+        let again = self.has_to_look_again(&mut known, &applied).await?;
+        self.known = Some(known);
+        Ok(again)
+    }
+
+    async fn has_to_look_again(
+        &self,
+        known: &mut Known,
+        applied: &Applied,
+    ) -> Result<bool, ObserveError> {
+        if !known.read_back {
+            return Ok(false);
+        }
+        // These two never say that an entry was there before, or not there.
+        let mute = matches!(
+            known.spec.kind.protocol(),
+            Protocol::Shadowsocks | Protocol::Hysteria
+        );
+        let news = applied.uncertain || !self.parts.observer.count_holds(known).await?;
+        known.distrust();
+        Ok(news || mute)
+    }
+
+    fn absorb(&mut self, known: &mut Known, applied: &Applied) {
+        known
+            .live
+            .after(&applied.removed, &applied.added, &applied.foreign_removed);
+        self.status.added += applied.added.len();
+        self.status.removed += applied.removed.len() + applied.foreign_removed.len();
+        for user in applied.added.iter().chain(&applied.removed) {
+            self.resting.remove(user);
+            self.suspects.remove(user);
+        }
+        for (user, _) in &applied.failed {
+            self.put_to_rest(*user, USER_PAUSE_MIN);
+        }
+        // Alone with the call that broke the connection: not again for a long while.
+        if let (1, Some(only)) = (applied.suspects.len(), applied.suspects.first()) {
+            if self.suspects.contains(only) {
+                warn!(inbound = %self.parts.key, user = %only,
+                    "Xray ended at this user's call, twice; it is not repeated for an hour");
+                self.put_to_rest(*only, SUSPECT_PAUSE);
+            }
+        }
+        self.suspects.extend(&applied.suspects);
+        if let Some((user, error)) = applied.failed.first() {
+            self.status.failed += applied.failed.len();
+            self.said.failure(format!(
+                "{} users could not be changed, the first is {user}: {error}",
+                applied.failed.len()
+            ));
+        }
+    }
+
+    fn put_to_rest(&mut self, user: UserId, first: Duration) {
+        let failures = self.resting.get(&user).map_or(0, |rest| rest.failures);
+        let pause = first * 2u32.saturating_pow(failures.min(10));
+        let until = Instant::now() + pause.min(USER_PAUSE_MAX.max(first));
+        self.resting.insert(
+            user,
+            Rest {
+                failures: failures + 1,
+                until,
+            },
+        );
+    }
+
+    fn note(&mut self, draft: &Draft) {
+        let Some(known) = &self.known else { return };
+        self.status.protocol = Some(known.spec.kind.protocol().name().to_owned());
+        self.status.read_back = known.read_back;
+        self.status.desired = draft.wanted.len() + draft.collisions;
+        self.status.live = known.live.managed();
+        self.status.foreign = known.live.foreign.len();
+        self.status.held = draft.verdict.held.len();
+        self.status.held_polls =
+            (self.status.held > 0).then_some((draft.verdict.needed, draft.verdict.seen));
+        self.status.conflicts = draft.collisions + draft.plan.conflicts.len();
+    }
+
+    /// After a pass that went through.
+    fn settle(&mut self) {
+        if let Some(known) = &self.known {
+            self.status.live = known.live.managed();
+            self.status.foreign = known.live.foreign.len();
+        }
+        self.status.error = (self.status.failed > 0).then(|| {
+            format!(
+                "{} users could not be changed; they are tried again",
+                self.status.failed
+            )
+        });
+        if self.status.error.is_none() && self.status.held == 0 {
+            self.status.last_success = Some(self.parts.observer.clock.now());
+        }
+    }
+
+    fn keep_state(&mut self, draft: &Draft) {
+        let mut kept = self.state.clone();
+        if draft.verdict.held.is_empty() {
+            kept.absences = Absences::default();
+            if draft.plan.is_empty() && self.status.unknown_sources.is_empty() {
+                kept.applied_count = draft.wanted.len();
+            }
+        }
+        self.state.applied_count = kept.applied_count;
+        if let Err(error) = self.parts.observer.folder.save_state(&kept) {
+            self.said
+                .failure(format!("{error}; held removals start anew after a restart"));
+        }
+    }
+
+    fn keep_applied(&mut self, known: &Known) {
+        if known.read_back {
+            return;
+        }
+        let applied = AppliedUsers {
+            boot: known.boot.clone(),
+            uuids: known.live.fit.clone(),
+        };
+        if let Err(error) = self.parts.observer.folder.save_applied(&applied) {
+            self.said.failure(format!(
+                "{error}; everybody is added once more after a restart"
+            ));
+        }
+    }
+
+    /// One INFO line for a pass that changed something; what is wrong once, when it begins.
+    fn tell(&mut self, took: Duration) {
+        let (key, status) = (&self.parts.key, &self.status);
+        if status.added + status.removed > 0 {
+            info!(node = %key.node, xray = key.xray, inbound = %key.tag, added = status.added,
+                removed = status.removed, live = status.live, held = status.held,
+                took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "users changed");
+        }
+        if !status.read_back {
+            self.said.once("no-read-back", || {
+                warn!(inbound = %key, "this Xray cannot list its users (older than 24.11.5): what \
+                    was applied is taken for live, and changes by other hands are not seen");
+            });
+        }
+        if status.conflicts > 0 {
+            self.said.once("conflicts", || {
+                warn!(inbound = %key, users = status.conflicts, "some allowed users share a \
+                    secret with another user of the inbound and were not added");
+            });
+        }
+        self.said
+            .state(&key.to_string(), status.problem().as_deref());
+    }
+}

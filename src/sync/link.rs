@@ -1,0 +1,209 @@
+//! How a node's loop, its appliers (one for each inbound, or the hook) and whoever asks for a pass
+//! hear of each other: by numbered requests and reports in watches. A newer request stands for all
+//! older ones, so nothing queues up, and a loop that is started anew finds everything in place.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+use super::status::{HookStatus, InboundStatus, NodeStatus};
+use crate::model::user_list::Users;
+
+/// Somebody asks a node for a poll and a pass, now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Request {
+    /// Counts up.
+    pub(super) number: u64,
+    /// It counts as a poll for the brake.
+    pub(super) is_poll: bool,
+    /// Held removals go through.
+    pub(super) force: bool,
+}
+
+/// A node's word on a request.
+#[derive(Clone, Debug)]
+pub(super) struct NodeReport {
+    /// The last request that was carried out.
+    pub(super) request: u64,
+    /// Whether at least one pass is over, however it went.
+    pub(super) attempted: bool,
+    /// How the node stands.
+    pub(super) status: NodeStatus,
+}
+
+/// What an applier is to bring about.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Order {
+    /// Counts up; 0: nothing yet.
+    pub(super) number: u64,
+    /// It follows a poll of its own.
+    pub(super) is_poll: bool,
+    /// Held removals go through.
+    pub(super) force: bool,
+    /// Who is on the node's list, held ones included; for the hook.
+    pub(super) users: Option<Users>,
+}
+
+/// An applier's word on an order.
+#[derive(Clone, Debug)]
+pub(super) struct ApplierReport {
+    /// The last order that was carried out, or tried.
+    pub(super) number: u64,
+    /// Whether all of it was.
+    pub(super) done: bool,
+    /// How it stands.
+    pub(super) status: ApplierStatus,
+}
+
+/// How an applier stands.
+#[derive(Clone, Debug)]
+pub(super) enum ApplierStatus {
+    /// An inbound of an Xray.
+    Inbound(InboundStatus),
+    /// The hook.
+    Hook(HookStatus),
+}
+
+/// Between a node and one applier.
+#[derive(Clone, Debug)]
+pub(super) struct ApplierLink {
+    order: Arc<watch::Sender<Order>>,
+    report: Arc<watch::Sender<ApplierReport>>,
+    /// Wakes the node when a report is there.
+    reported: Arc<Notify>,
+}
+
+impl ApplierLink {
+    /// A link over which nothing was said yet.
+    pub(super) fn new(status: ApplierStatus, reported: Arc<Notify>) -> Self {
+        let report = ApplierReport {
+            number: 0,
+            done: false,
+            status,
+        };
+        Self {
+            order: Arc::new(watch::Sender::new(Order::default())),
+            report: Arc::new(watch::Sender::new(report)),
+            reported,
+        }
+    }
+
+    /// Gives an order; the force of one that was not carried out yet is kept.
+    pub(super) fn give(&self, order: Order) {
+        let reported = self.report.borrow().number;
+        self.order.send_modify(|old| {
+            let pending = old.number > reported;
+            let force = order.force || (pending && old.force);
+            let is_poll = order.is_poll || (pending && old.is_poll);
+            *old = Order {
+                force,
+                is_poll,
+                ..order
+            };
+        });
+    }
+
+    /// For the applier: its orders.
+    pub(super) fn orders(&self) -> watch::Receiver<Order> {
+        self.order.subscribe()
+    }
+
+    /// For the applier: how it went.
+    pub(super) fn report(&self, report: ApplierReport) {
+        self.report.send_replace(report);
+        self.reported.notify_one();
+    }
+
+    /// For the node: the last report.
+    pub(super) fn last_report(&self) -> ApplierReport {
+        self.report.borrow().clone()
+    }
+}
+
+/// Between a node and whoever asks it for something.
+#[derive(Clone, Debug)]
+pub(super) struct NodeLink {
+    request: Arc<watch::Sender<Request>>,
+    report: Arc<watch::Sender<NodeReport>>,
+}
+
+impl NodeLink {
+    /// A link over which nothing was said yet.
+    pub(super) fn new(status: NodeStatus) -> Self {
+        Self {
+            request: Arc::new(watch::Sender::new(Request::default())),
+            report: Arc::new(watch::Sender::new(NodeReport {
+                request: 0,
+                attempted: false,
+                status,
+            })),
+        }
+    }
+
+    /// Asks for a poll and a pass; the number of the request.
+    pub(super) fn request(&self, is_poll: bool, force: bool) -> u64 {
+        let served = self.report.borrow().request;
+        let mut number = 0;
+        self.request.send_modify(|old| {
+            let pending = old.number > served;
+            number = old.number + 1;
+            *old = Request {
+                number,
+                is_poll: is_poll || (pending && old.is_poll),
+                force: force || (pending && old.force),
+            };
+        });
+        number
+    }
+
+    /// Asks for a poll and a pass, and waits until they are over.
+    pub(super) async fn ask(&self, is_poll: bool, force: bool) -> NodeStatus {
+        let mut reports = self.report.subscribe();
+        let number = self.request(is_poll, force);
+        let report = reports.wait_for(|report| report.request >= number).await;
+        report
+            .expect("invariant: this link holds the sender")
+            .status
+            .clone()
+    }
+
+    /// How the node stands.
+    pub(super) fn status(&self) -> NodeStatus {
+        self.report.borrow().status.clone()
+    }
+
+    /// Waits until one pass is over, however it went.
+    pub(super) async fn attempted(&self) {
+        let mut reports = self.report.subscribe();
+        let report = reports.wait_for(|report| report.attempted).await;
+        report
+            .map(drop)
+            .expect("invariant: this link holds the sender");
+    }
+
+    /// Waits until something is wrong with the node, and says what.
+    pub(super) async fn failed(&self) -> Vec<String> {
+        let mut reports = self.report.subscribe();
+        let wrong = |report: &NodeReport| report.attempted && !report.status.problems().is_empty();
+        let report = reports.wait_for(wrong).await;
+        report
+            .expect("invariant: this link holds the sender")
+            .status
+            .problems()
+    }
+
+    /// For the node: what it reported last.
+    pub(super) fn last_report(&self) -> NodeReport {
+        self.report.borrow().clone()
+    }
+
+    /// For the node: what is asked of it.
+    pub(super) fn requests(&self) -> watch::Receiver<Request> {
+        self.request.subscribe()
+    }
+
+    /// For the node: the last request and how it stands.
+    pub(super) fn report(&self, report: NodeReport) {
+        self.report.send_replace(report);
+    }
+}

@@ -1,0 +1,24 @@
+//! The main job: make live users equal to allowed users. Pure files decide (`plan`, `brake`,
+//! `desired`, `live`, `email`, `facts`, `boot`); `observe`, `apply` and the loops carry it out.
+
+pub mod apply;
+pub mod boot;
+pub mod brake;
+pub mod desired;
+pub mod email;
+pub mod engine;
+pub mod facts;
+mod hook_loop;
+pub mod inbound;
+mod inbound_loop;
+mod link;
+pub mod live;
+mod node;
+pub mod observe;
+pub mod outputs;
+pub mod plan;
+pub mod polled;
+pub mod pushed;
+mod said;
+pub mod state;
+pub mod status;

@@ -1,0 +1,269 @@
+//! What is live: read from the running Xray, or the set as we left it while nothing speaks against
+//! it. Holds what is known of one inbound between two passes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::boot::Boot;
+use super::email::Emails;
+use super::facts::{Listing, decide};
+use super::live::LiveSet;
+use super::state::StateFolder;
+use crate::base::clock::{Clock, kernel_boot_id};
+use crate::config::Inbound;
+use crate::model::ids::UserId;
+use crate::xray::account::AccountSpec;
+use crate::xray::client::{RawUsers, XrayClient};
+use crate::xray::error::XrayError;
+use crate::xray::inbound::InboundInfo;
+use crate::xray::proto::xray::common::protocol::User;
+
+/// How many users are looked at to learn how an inbound's users are written.
+const SAMPLE_USERS: usize = 16;
+
+/// Why an inbound could not be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// A call failed.
+    #[error(transparent)]
+    Xray(#[from] XrayError),
+    /// It cannot be managed as things are.
+    #[error(transparent)]
+    Refused(#[from] super::facts::Refusal),
+    /// The state folder cannot be read.
+    #[error(transparent)]
+    State(#[from] crate::base::files::FileError),
+}
+
+impl ObserveError {
+    /// Whether Xray is away altogether.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::Xray(error) if error.is_down())
+    }
+}
+
+/// What is known of an inbound.
+#[derive(Debug)]
+pub struct Known {
+    /// How its users are written.
+    pub spec: AccountSpec,
+    /// Who is live.
+    pub live: LiveSet,
+    /// Whether users can be read back from this core.
+    pub read_back: bool,
+    /// The run of Xray; `None` where it does not tell (no StatsService).
+    pub boot: Option<Boot>,
+    /// Xray's own count minus the entries it lists: those without an e-mail may count.
+    unlisted: i64,
+    read_at: Instant,
+    /// The next pass has to read everything.
+    stale: bool,
+}
+
+impl Known {
+    /// The next pass reads the whole list.
+    pub fn distrust(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether the next pass reads the whole list.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    fn listed(&self) -> i64 {
+        let odd: usize = self.live.odd.values().map(Vec::len).sum();
+        i64::try_from(self.live.fit.len() + odd + self.live.foreign.len()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Reads one inbound.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    /// The Xray.
+    pub client: XrayClient,
+    /// The inbound as configured.
+    pub inbound: Inbound,
+    /// Its state folder.
+    pub folder: StateFolder,
+    /// The clock.
+    pub clock: Clock,
+    /// At the latest after this the list is read anew.
+    pub resync_interval: Duration,
+    /// The kernel's boot id.
+    pub kernel_boot_id: String,
+}
+
+impl Observer {
+    /// An observer of `inbound` through `client`.
+    pub fn new(
+        client: XrayClient,
+        inbound: Inbound,
+        folder: StateFolder,
+        clock: Clock,
+        resync_interval: Duration,
+    ) -> Self {
+        Self {
+            client,
+            inbound,
+            folder,
+            clock,
+            resync_interval,
+            kernel_boot_id: kernel_boot_id(),
+        }
+    }
+
+    /// What is known now: `before`, while the boot and Xray's count are what we left, else read
+    /// anew. `wanted` (ascending) matters only where users cannot be read back.
+    pub async fn observe(
+        &self,
+        before: Option<Known>,
+        emails: &Emails,
+        wanted: &[UserId],
+    ) -> Result<Known, ObserveError> {
+        let boot = self.boot().await?;
+        match before {
+            Some(mut known) if self.holds(&known, boot.as_ref()).await? => {
+                known.boot = boot;
+                Ok(known)
+            }
+            _ => self.read(boot, emails, wanted).await,
+        }
+    }
+
+    /// Which run of Xray answers; `None` where it does not say.
+    pub async fn boot(&self) -> Result<Option<Boot>, XrayError> {
+        match self.client.sys_stats().await {
+            Ok(stats) => Ok(Some(Boot::of(
+                &stats,
+                self.clock.monotonic(),
+                &self.kernel_boot_id,
+            ))),
+            Err(XrayError::Unimplemented(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn holds(&self, known: &Known, boot: Option<&Boot>) -> Result<bool, XrayError> {
+        let same_boot = match (&known.boot, boot) {
+            (Some(before), Some(now)) => before.is_same(now),
+            _ => false,
+        };
+        if known.stale || !same_boot || known.read_at.elapsed() >= self.resync_interval {
+            return Ok(false);
+        }
+        if !known.read_back {
+            return Ok(true);
+        }
+        self.count_holds(known).await
+    }
+
+    /// Whether Xray counts as many users as we left.
+    pub async fn count_holds(&self, known: &Known) -> Result<bool, XrayError> {
+        let count = self.client.users_count(&self.inbound.tag).await?;
+        Ok(count == known.listed() + known.unlisted)
+    }
+
+    /// Makes sure, before anything is added, that the inbound still is what `known` says: another
+    /// hand may have put one of another protocol in its place.
+    pub async fn still_is(&self, known: &Known) -> Result<bool, ObserveError> {
+        let Some(all) = self.listing().await? else {
+            return Ok(true);
+        };
+        let of_tag = all.iter().find(|info| info.tag == self.inbound.tag.0);
+        Ok(of_tag.is_some_and(|info| info.protocol == Ok(known.spec.kind.protocol())))
+    }
+
+    async fn listing(&self) -> Result<Option<Vec<InboundInfo>>, XrayError> {
+        match self.client.list_inbounds().await {
+            Ok(all) => Ok(Some(all)),
+            Err(XrayError::Unimplemented(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read(
+        &self,
+        boot: Option<Boot>,
+        emails: &Emails,
+        wanted: &[UserId],
+    ) -> Result<Known, ObserveError> {
+        let all = self.listing().await?;
+        let listing = all.as_deref().map_or(Listing::Unavailable, Listing::Known);
+        let users = match self.client.users(&self.inbound.tag).await {
+            Ok(users) => Some(users),
+            Err(XrayError::Unimplemented(_)) => None,
+            // Say what exists, or why it cannot be managed, rather than Xray's bare word.
+            Err(error @ (XrayError::InboundMissing | XrayError::NotUserManager)) => {
+                decide(&self.inbound, listing, &[])?;
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let sample = users.as_ref().map(sample).transpose()?.unwrap_or_default();
+        let spec = decide(&self.inbound, listing, &sample)?;
+        let read_at = Instant::now();
+        let Some(users) = users else {
+            let live = self.assumed(boot.as_ref(), wanted)?;
+            return Ok(Known {
+                spec,
+                live,
+                read_back: false,
+                boot,
+                unlisted: 0,
+                read_at,
+                stale: false,
+            });
+        };
+        let live = sorted_out(&users, &spec, emails)?;
+        let mut known = Known {
+            spec,
+            live,
+            read_back: true,
+            boot,
+            unlisted: 0,
+            read_at,
+            stale: false,
+        };
+        let count = self.client.users_count(&self.inbound.tag).await?;
+        known.unlisted = count - known.listed();
+        Ok(known)
+    }
+
+    /// Without a way to read users back: what we applied to this same run of Xray. Of another run
+    /// nothing is known, so that everybody is added once more, and whoever was applied and is no
+    /// longer wanted is removed once more.
+    fn assumed(&self, boot: Option<&Boot>, wanted: &[UserId]) -> Result<LiveSet, ObserveError> {
+        let Some(applied) = self.folder.applied()? else {
+            return Ok(LiveSet::default());
+        };
+        let same = matches!((&applied.boot, boot), (Some(a), Some(b)) if a.is_same(b));
+        let mut fit = applied.uuids;
+        if !same {
+            fit.retain(|user| wanted.binary_search(user).is_err());
+        }
+        Ok(LiveSet {
+            fit,
+            ..LiveSet::default()
+        })
+    }
+}
+
+/// One user at a time: the list as a whole is never held decoded.
+fn sorted_out(users: &RawUsers, spec: &AccountSpec, emails: &Emails) -> Result<LiveSet, XrayError> {
+    let mut garbled = None;
+    let readable = users.iter().filter_map(|user| match user {
+        Ok(user) => Some(user),
+        Err(error) => {
+            garbled = Some(error);
+            None
+        }
+    });
+    let live = LiveSet::of(readable, spec, emails);
+    garbled.map_or(Ok(live), Err)
+}
+
+fn sample(users: &RawUsers) -> Result<Vec<User>, XrayError> {
+    users.iter().take(SAMPLE_USERS).collect()
+}

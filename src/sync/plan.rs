@@ -1,0 +1,215 @@
+//! The plan: what has to be done so that the live users become the wanted ones. Pure, and the rule
+//! of the whole business: carried out, it leaves nothing more to plan.
+//!
+//! Xray finds users of one inbound by their secret, and removing an entry removes its secret, also
+//! where another entry has the same one. So removals come first, additions after them, and whoever
+//! loses a secret that way is written anew.
+
+use std::collections::HashSet;
+
+use super::email::Emails;
+use super::live::{Entry, LiveSet};
+use crate::model::ids::UserId;
+use crate::xray::account::{AccountKind, SecretKey};
+
+/// What has to be done, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// First: entries that go, and do not come back under the same e-mail with the same secret.
+    pub removals: Vec<Removal>,
+    /// Then: users whose entries are removed and written anew, one user after the other.
+    pub repairs: Vec<Repair>,
+    /// And: users who are added, ascending.
+    pub additions: Vec<UserId>,
+    /// Wanted, but a foreign user has their secret: left as they are.
+    pub conflicts: Vec<UserId>,
+}
+
+/// Entries that go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Whose they are; `None` for a foreign one.
+    pub user: Option<UserId>,
+    /// Their e-mails, in Xray's spelling.
+    pub emails: Vec<String>,
+}
+
+/// A user who is written anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// Who.
+    pub user: UserId,
+    /// The e-mails of the entries that go before.
+    pub emails: Vec<String>,
+}
+
+impl Plan {
+    /// Whether nothing has to be done.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// For how many users (and foreign entries) something has to be done.
+    pub fn len(&self) -> usize {
+        self.removals.len() + self.repairs.len() + self.additions.len()
+    }
+}
+
+/// How the inbound's users are written, and whether it is ours alone.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Its protocol.
+    pub kind: &'a AccountKind,
+    /// Its e-mails.
+    pub emails: &'a Emails,
+    /// Foreign users go, too.
+    pub exclusive: bool,
+}
+
+/// Users of ours who are live and not wanted, ascending.
+pub fn leaving(live: &LiveSet, wanted: &[UserId]) -> Vec<UserId> {
+    let mut leaving: Vec<_> = live
+        .ours()
+        .filter(|user| wanted.binary_search(user).is_err())
+        .collect();
+    leaving.sort_unstable();
+    leaving
+}
+
+/// Plans for `wanted` (ascending, none of whom share a secret) with the removals that are confirmed
+/// (ascending). Whoever else is live stays.
+pub fn plan(live: &LiveSet, wanted: &[UserId], confirmed: &[UserId], rules: Rules<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let foreign: HashSet<SecretKey> = if rules.exclusive {
+        plan.remove_foreign(&live.foreign);
+        HashSet::new()
+    } else {
+        live.foreign
+            .iter()
+            .filter_map(|entry| entry.secret)
+            .collect()
+    };
+    plan.remove(live, confirmed, rules);
+    plan.mend(live, wanted, &foreign, rules);
+    plan.add(live, wanted, &foreign, rules);
+    plan.restore_shared(live, confirmed, rules);
+    plan
+}
+
+impl Plan {
+    fn remove_foreign(&mut self, foreign: &[Entry]) {
+        // Xray cannot remove an entry without an e-mail.
+        let removable = foreign.iter().filter(|entry| !entry.email.is_empty());
+        self.removals.extend(removable.map(|entry| Removal {
+            user: None,
+            emails: vec![entry.email.clone()],
+        }));
+    }
+
+    fn remove(&mut self, live: &LiveSet, confirmed: &[UserId], rules: Rules<'_>) {
+        self.removals.extend(confirmed.iter().map(|user| Removal {
+            user: Some(*user),
+            emails: match live.odd.get(user) {
+                Some(entries) => emails_of(entries),
+                None => vec![rules.emails.write(*user)],
+            },
+        }));
+    }
+
+    /// Wanted users with entries that are not as we write them.
+    fn mend(
+        &mut self,
+        live: &LiveSet,
+        wanted: &[UserId],
+        foreign: &HashSet<SecretKey>,
+        rules: Rules<'_>,
+    ) {
+        for (user, entries) in &live.odd {
+            if wanted.binary_search(user).is_err() {
+                continue;
+            }
+            let own = rules.kind.secret_key(*user);
+            let emails = emails_of(entries);
+            if foreign.contains(&own) {
+                self.conflicts.push(*user);
+            } else if entries.iter().all(|entry| entry.secret == Some(own)) {
+                self.repairs.push(Repair {
+                    user: *user,
+                    emails,
+                });
+            } else {
+                // The secret may be another user's: it has to go before that one is added.
+                self.removals.push(Removal {
+                    user: Some(*user),
+                    emails,
+                });
+                self.additions.push(*user);
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        live: &LiveSet,
+        wanted: &[UserId],
+        foreign: &HashSet<SecretKey>,
+        rules: Rules<'_>,
+    ) {
+        let mut there = live.fit.iter().copied().peekable();
+        for user in wanted {
+            while there.next_if(|live| live < user).is_some() {}
+            if there.peek() == Some(user) || live.odd.contains_key(user) {
+                continue;
+            }
+            if !foreign.is_empty() && foreign.contains(&rules.kind.secret_key(*user)) {
+                self.conflicts.push(*user);
+            } else {
+                self.additions.push(*user);
+            }
+        }
+        self.additions.sort_unstable();
+    }
+
+    /// Users who stay, but whose secret goes with an entry of somebody else.
+    fn restore_shared(&mut self, live: &LiveSet, confirmed: &[UserId], rules: Rules<'_>) {
+        let mut restored = Vec::new();
+        for removal in &self.removals {
+            let lost = lost_secrets(live, removal, rules.kind);
+            restored.extend(lost.into_iter().flat_map(|secret| {
+                live.neighbours(secret).iter().copied().filter(move |user| {
+                    Some(*user) != removal.user
+                        && rules.kind.secret_key(*user) == secret
+                        && confirmed.binary_search(user).is_err()
+                })
+            }));
+        }
+        restored.sort_unstable();
+        restored.dedup();
+        self.repairs.extend(restored.into_iter().map(|user| Repair {
+            user,
+            emails: vec![rules.emails.write(user)],
+        }));
+    }
+}
+
+fn lost_secrets(live: &LiveSet, removal: &Removal, kind: &AccountKind) -> Vec<SecretKey> {
+    let Some(user) = removal.user else {
+        let gone = live
+            .foreign
+            .iter()
+            .filter(|entry| removal.emails.contains(&entry.email));
+        return gone.filter_map(|entry| entry.secret).collect();
+    };
+    match live.odd.get(&user) {
+        Some(entries) => entries.iter().filter_map(|entry| entry.secret).collect(),
+        None => vec![kind.secret_key(user)],
+    }
+}
+
+fn emails_of(entries: &[Entry]) -> Vec<String> {
+    entries.iter().map(|entry| entry.email.clone()).collect()
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

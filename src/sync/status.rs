@@ -1,0 +1,134 @@
+//! What is shown of the main job: plain data, made by the loops, read by status and by whoever asked
+//! for a pass.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::ids::NodeId;
+
+/// One managed inbound after its last pass.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboundStatus {
+    /// The Xray's name.
+    pub xray: String,
+    /// Xray's tag.
+    pub tag: String,
+    /// Its protocol, once it is known.
+    pub protocol: Option<String>,
+    /// Users who should be there.
+    pub desired: usize,
+    /// Users of ours who are there.
+    pub live: usize,
+    /// Users who are not ours.
+    pub foreign: usize,
+    /// Users of ours whose removal waits for further polls.
+    pub held: usize,
+    /// Polls that must agree before those go, and in how many they were absent.
+    pub held_polls: Option<(u32, u32)>,
+    /// Users not added because Xray would take them for another one, or a foreign one has their
+    /// secret.
+    pub conflicts: usize,
+    /// Users for whom a call failed.
+    pub failed: usize,
+    /// Users added by the last pass, in all its rounds.
+    pub added: usize,
+    /// Users removed by the last pass.
+    pub removed: usize,
+    /// Whether this core lets us read its users back; otherwise what we applied is taken for live.
+    pub read_back: bool,
+    /// When a pass last left nothing to do.
+    pub last_success: Option<Timestamp>,
+    /// Why the last pass did not.
+    pub error: Option<String>,
+    /// Sources that cannot be read, and why; while there is one, nobody is removed.
+    pub unknown_sources: Vec<String>,
+}
+
+/// The hook of a node after its last run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// Runs since the start.
+    pub runs: u64,
+    /// When it last succeeded.
+    pub last_success: Option<Timestamp>,
+    /// Why the last run did not.
+    pub error: Option<String>,
+}
+
+/// One node after its last pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The panel's id.
+    pub node: NodeId,
+    /// Users that the panel allows, by its last good answer.
+    pub allowed: Option<usize>,
+    /// Entries of that answer that are no UUID.
+    pub malformed: usize,
+    /// Users whose removal from the files waits for further polls.
+    pub held: usize,
+    /// When the last good answer came.
+    pub answered_at: Option<Timestamp>,
+    /// Why the last poll got none.
+    pub panel_error: Option<String>,
+    /// Why the files could not be written.
+    pub files_error: Option<String>,
+    /// Its inbounds, in `xray-grpc` mode.
+    pub inbounds: Vec<InboundStatus>,
+    /// Its hook, in `cmd` mode.
+    pub hook: Option<HookStatus>,
+}
+
+impl NodeStatus {
+    /// A node of which nothing is known yet.
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            allowed: None,
+            malformed: 0,
+            held: 0,
+            answered_at: None,
+            panel_error: None,
+            files_error: None,
+            inbounds: Vec::new(),
+            hook: None,
+        }
+    }
+
+    /// Everything that went wrong in the last pass, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let node = self.node;
+        let own = [("panel", &self.panel_error), ("files", &self.files_error)];
+        let mut all: Vec<String> = own
+            .into_iter()
+            .filter_map(|(what, why)| {
+                why.as_ref()
+                    .map(|why| format!("node {node}: {what}: {why}"))
+            })
+            .collect();
+        for inbound in &self.inbounds {
+            all.extend(
+                inbound
+                    .problem()
+                    .map(|why| format!("node {node}: {}: {why}", inbound.tag)),
+            );
+        }
+        let hook = self.hook.as_ref().and_then(|hook| hook.error.as_ref());
+        all.extend(hook.map(|why| format!("node {node}: hook: {why}")));
+        all
+    }
+}
+
+impl InboundStatus {
+    /// Why the inbound is not as it should be, if it is not.
+    pub fn problem(&self) -> Option<String> {
+        if let Some(error) = &self.error {
+            return Some(error.clone());
+        }
+        let (needed, seen) = self.held_polls?;
+        Some(format!(
+            "{} removals are held: absent from {seen} of the {needed} answers that must agree \
+             (`xray-agent sync --force` lets them through)",
+            self.held
+        ))
+    }
+}

@@ -1,0 +1,440 @@
+//! How a user's UUID becomes an account of an inbound's protocol, and how one that is there is read
+//! (credentials: `behaviour.md` §8). Pure. The only maker of accounts: one of another protocol than
+//! the inbound's would end the whole Xray.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use prost::{Message, Name};
+
+use super::proto::xray::common::protocol::User;
+use super::proto::xray::common::serial::TypedMessage;
+use super::proto::xray::proxy;
+use crate::config::Protocol;
+use crate::model::ids::UserId;
+
+pub use super::proto::xray::proxy::shadowsocks::CipherType as Cipher;
+
+/// Everything that decides how the users of one inbound are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountSpec {
+    /// The inbound's protocol with what its accounts need besides the UUID.
+    pub kind: AccountKind,
+    /// Policy level.
+    pub level: u32,
+}
+
+/// A protocol with what its accounts need besides the UUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountKind {
+    /// `id` = UUID, with a flow (empty for none).
+    Vless {
+        /// The flow, as Xray spells it.
+        flow: String,
+    },
+    /// `id` = UUID.
+    Vmess,
+    /// `password` = UUID.
+    Trojan,
+    /// `password` = UUID, under the inbound's cipher.
+    Shadowsocks {
+        /// The cipher that its users have.
+        cipher: Cipher,
+    },
+    /// `key` = base64 of the first characters of the UUID's text.
+    Shadowsocks2022 {
+        /// How many: 16 or 32.
+        key_bytes: KeyBytes,
+    },
+    /// `auth` = UUID.
+    Hysteria,
+}
+
+/// Length of a Shadowsocks 2022 key. Any other freezes the user table of older cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyBytes {
+    /// `2022-blake3-aes-128-gcm`.
+    K16,
+    /// `2022-blake3-aes-256-gcm`.
+    K32,
+}
+
+impl KeyBytes {
+    const fn len(self) -> usize {
+        match self {
+            Self::K16 => 16,
+            Self::K32 => 32,
+        }
+    }
+}
+
+/// The bits of a UUID by which Xray tells two users of this protocol apart. Two users equal in them
+/// share one secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretKey([u8; 16]);
+
+impl SecretKey {
+    /// The first 6 bytes, which in every protocol are those of the user.
+    pub fn prefix(&self) -> &[u8] {
+        &self.0[..6]
+    }
+}
+
+impl AccountKind {
+    /// The protocol.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Vless { .. } => Protocol::Vless,
+            Self::Vmess => Protocol::Vmess,
+            Self::Trojan => Protocol::Trojan,
+            Self::Shadowsocks { .. } => Protocol::Shadowsocks,
+            Self::Shadowsocks2022 { .. } => Protocol::Shadowsocks2022,
+            Self::Hysteria => Protocol::Hysteria,
+        }
+    }
+
+    /// What of `user` this protocol's secret depends on: VLESS and Hysteria pass over bytes 6 and 7,
+    /// a 2022 key of 16 bytes holds bytes 0 to 6, one of 32 bytes 0 to 13.
+    pub fn secret_key(&self, user: UserId) -> SecretKey {
+        let mut bytes = *user.bytes();
+        match self {
+            Self::Vless { .. } | Self::Hysteria => bytes[6..8].fill(0),
+            Self::Shadowsocks2022 {
+                key_bytes: KeyBytes::K16,
+            } => bytes[7..].fill(0),
+            Self::Shadowsocks2022 {
+                key_bytes: KeyBytes::K32,
+            } => bytes[14..].fill(0),
+            Self::Vmess | Self::Trojan | Self::Shadowsocks { .. } => {}
+        }
+        SecretKey(bytes)
+    }
+
+    fn account(&self, user: UserId) -> TypedMessage {
+        let text = user.text();
+        match self {
+            Self::Vless { flow } => typed(&proxy::vless::Account {
+                id: text,
+                flow: flow.clone(),
+                ..Default::default()
+            }),
+            Self::Vmess => typed(&proxy::vmess::Account { id: text }),
+            Self::Trojan => typed(&proxy::trojan::Account { password: text }),
+            Self::Shadowsocks { cipher } => typed(&proxy::shadowsocks::Account {
+                password: text,
+                cipher_type: (*cipher).into(),
+            }),
+            Self::Shadowsocks2022 { key_bytes } => typed(&proxy::shadowsocks_2022::Account {
+                key: STANDARD.encode(&text.as_bytes()[..key_bytes.len()]),
+            }),
+            Self::Hysteria => typed(&proxy::hysteria::account::Account { auth: text }),
+        }
+    }
+
+    /// What a user's entry in Xray holds, as far as it concerns us.
+    fn read(&self, account: &TypedMessage) -> Read {
+        match self {
+            Self::Vless { flow } => match untyped::<proxy::vless::Account>(account) {
+                Some(found) => Read::uuid(self, &found.id, found.flow == *flow),
+                None => Read::NOTHING,
+            },
+            Self::Vmess => untyped::<proxy::vmess::Account>(account)
+                .map_or(Read::NOTHING, |found| Read::uuid(self, &found.id, true)),
+            Self::Trojan => untyped::<proxy::trojan::Account>(account)
+                .map_or(Read::NOTHING, |found| {
+                    Read::text(self, &found.password, true)
+                }),
+            Self::Shadowsocks { cipher } => match untyped::<proxy::shadowsocks::Account>(account) {
+                Some(found) => Read::text(self, &found.password, found.cipher_type() == *cipher),
+                None => Read::NOTHING,
+            },
+            Self::Shadowsocks2022 { key_bytes } => {
+                untyped::<proxy::shadowsocks_2022::Account>(account)
+                    .map_or(Read::NOTHING, |found| {
+                        Read::key(self, &found.key, *key_bytes)
+                    })
+            }
+            Self::Hysteria => untyped::<proxy::hysteria::account::Account>(account)
+                .map_or(Read::NOTHING, |found| Read::text(self, &found.auth, true)),
+        }
+    }
+}
+
+impl AccountSpec {
+    /// The entry of `user` under `email`, as it is sent to Xray.
+    pub fn user(&self, user: UserId, email: String) -> User {
+        User {
+            level: self.level,
+            email,
+            account: Some(self.kind.account(user)),
+        }
+    }
+
+    /// Whether `found` is just what [`AccountSpec::user`] would write for `user`, compared by field
+    /// (Xray gives back more than it was sent), the e-mail left aside.
+    pub fn is_as_written(&self, user: UserId, found: &User) -> bool {
+        found.level == self.level
+            && found.account.as_ref().is_some_and(|account| {
+                let read = self.kind.read(account);
+                // A 2022 key tells only part of a UUID, so keys are compared, not users.
+                read.rest_fits && read.secret == Some(self.kind.secret_key(user)) && {
+                    read.whole.is_none_or(|whole| whole == user)
+                }
+            })
+    }
+
+    /// Which secret the entry holds, if it is one that a user of ours could have.
+    pub fn secret_of(&self, found: &User) -> Option<SecretKey> {
+        found
+            .account
+            .as_ref()
+            .and_then(|account| self.kind.read(account).secret)
+    }
+}
+
+/// What was read of an account.
+struct Read {
+    secret: Option<SecretKey>,
+    /// The whole UUID, where the account holds it.
+    whole: Option<UserId>,
+    /// Whether what it holds besides the secret is as we write it.
+    rest_fits: bool,
+}
+
+impl Read {
+    const NOTHING: Self = Self {
+        secret: None,
+        whole: None,
+        rest_fits: false,
+    };
+
+    /// Xray knows the UUID as such: its spelling does not matter.
+    fn uuid(kind: &AccountKind, id: &str, rest_fits: bool) -> Self {
+        let whole = UserId::parse(id);
+        Self {
+            secret: whole.map(|user| kind.secret_key(user)),
+            whole,
+            rest_fits,
+        }
+    }
+
+    /// Xray knows a text: only our spelling is our secret.
+    fn text(kind: &AccountKind, text: &str, rest_fits: bool) -> Self {
+        let whole = UserId::parse(text).filter(|user| user.text() == text);
+        Self {
+            secret: whole.map(|user| kind.secret_key(user)),
+            whole,
+            rest_fits,
+        }
+    }
+
+    /// A 2022 key holds the beginning of the text.
+    fn key(kind: &AccountKind, key: &str, bytes: KeyBytes) -> Self {
+        const FILLER: &str = "00000000-0000-0000-0000-000000000000";
+        let beginning = STANDARD
+            .decode(key)
+            .ok()
+            .filter(|raw| raw.len() == bytes.len());
+        let secret = beginning.and_then(|raw| {
+            let text = String::from_utf8(raw).ok()?;
+            let whole = UserId::parse(&format!("{text}{}", &FILLER[text.len()..]))?;
+            whole
+                .text()
+                .starts_with(&text)
+                .then(|| kind.secret_key(whole))
+        });
+        Self {
+            secret,
+            whole: None,
+            rest_fits: true,
+        }
+    }
+}
+
+/// The protocol of an account by the name of its message.
+pub fn protocol_of_account(account_type: &str) -> Option<Protocol> {
+    let of = |name: String, protocol| (account_type == name).then_some(protocol);
+    of(proxy::vless::Account::full_name(), Protocol::Vless)
+        .or_else(|| of(proxy::vmess::Account::full_name(), Protocol::Vmess))
+        .or_else(|| of(proxy::trojan::Account::full_name(), Protocol::Trojan))
+        .or_else(|| {
+            of(
+                proxy::shadowsocks::Account::full_name(),
+                Protocol::Shadowsocks,
+            )
+        })
+        .or_else(|| {
+            of(
+                proxy::shadowsocks_2022::Account::full_name(),
+                Protocol::Shadowsocks2022,
+            )
+        })
+        .or_else(|| {
+            of(
+                proxy::hysteria::account::Account::full_name(),
+                Protocol::Hysteria,
+            )
+        })
+}
+
+/// The cipher of a Shadowsocks user.
+pub fn cipher_of(found: &User) -> Option<Cipher> {
+    let account = untyped::<proxy::shadowsocks::Account>(found.account.as_ref()?)?;
+    Some(account.cipher_type()).filter(|cipher| *cipher != Cipher::Unknown)
+}
+
+/// The key length of a Shadowsocks 2022 user.
+pub fn key_bytes_of(found: &User) -> Option<KeyBytes> {
+    let account = untyped::<proxy::shadowsocks_2022::Account>(found.account.as_ref()?)?;
+    match STANDARD.decode(account.key).ok()?.len() {
+        16 => Some(KeyBytes::K16),
+        32 => Some(KeyBytes::K32),
+        _ => None,
+    }
+}
+
+/// The flow of a VLESS user; empty for none.
+pub fn flow_of(found: &User) -> Option<String> {
+    Some(untyped::<proxy::vless::Account>(found.account.as_ref()?)?.flow)
+}
+
+/// `message` with its full name beside it.
+pub fn typed<M: Message + Name>(message: &M) -> TypedMessage {
+    TypedMessage {
+        r#type: M::full_name(),
+        value: Bytes::from(message.encode_to_vec()),
+    }
+}
+
+fn untyped<M: Message + Name + Default>(typed: &TypedMessage) -> Option<M> {
+    (typed.r#type == M::full_name())
+        .then(|| M::decode(typed.value.clone()).ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds() -> Vec<AccountKind> {
+        vec![
+            AccountKind::Vless {
+                flow: "xtls-rprx-vision".into(),
+            },
+            AccountKind::Vmess,
+            AccountKind::Trojan,
+            AccountKind::Shadowsocks {
+                cipher: Cipher::Aes256Gcm,
+            },
+            AccountKind::Shadowsocks2022 {
+                key_bytes: KeyBytes::K16,
+            },
+            AccountKind::Shadowsocks2022 {
+                key_bytes: KeyBytes::K32,
+            },
+            AccountKind::Hysteria,
+        ]
+    }
+
+    fn user(byte: u8) -> UserId {
+        UserId::from_bytes([byte; 16])
+    }
+
+    #[test]
+    fn what_is_written_is_recognised_and_nothing_else_is() {
+        for kind in kinds() {
+            let spec = AccountSpec {
+                kind: kind.clone(),
+                level: 0,
+            };
+            let entry = spec.user(user(0xab), "e".into());
+            assert!(spec.is_as_written(user(0xab), &entry), "{kind:?}");
+            assert_eq!(
+                spec.secret_of(&entry),
+                Some(kind.secret_key(user(0xab))),
+                "{kind:?}"
+            );
+            assert!(!spec.is_as_written(user(0xcd), &entry), "{kind:?}");
+            let other_level = AccountSpec {
+                level: 1,
+                ..spec.clone()
+            };
+            assert!(!other_level.is_as_written(user(0xab), &entry), "{kind:?}");
+            for other in kinds()
+                .into_iter()
+                .filter(|other| other.protocol() != kind.protocol())
+            {
+                let other = AccountSpec {
+                    kind: other,
+                    level: 0,
+                };
+                assert!(
+                    !other.is_as_written(user(0xab), &entry),
+                    "{kind:?} as {other:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_protocol_is_told_by_the_account() {
+        for kind in kinds() {
+            let account = kind.account(user(1));
+            assert_eq!(protocol_of_account(&account.r#type), Some(kind.protocol()));
+        }
+        assert_eq!(protocol_of_account("xray.proxy.socks.Account"), None);
+    }
+
+    #[test]
+    fn a_2022_key_is_the_beginning_of_the_text_not_of_the_bytes() {
+        let id = UserId::parse("12345678-9abc-4def-8012-3456789abcde").unwrap();
+        let spec = AccountSpec {
+            kind: AccountKind::Shadowsocks2022 {
+                key_bytes: KeyBytes::K16,
+            },
+            level: 0,
+        };
+        let entry = spec.user(id, "e".into());
+        let account: proxy::shadowsocks_2022::Account =
+            untyped(entry.account.as_ref().unwrap()).unwrap();
+        assert_eq!(STANDARD.decode(account.key).unwrap(), b"12345678-9abc-4d");
+        assert_eq!(key_bytes_of(&entry), Some(KeyBytes::K16));
+    }
+
+    #[test]
+    fn users_that_share_a_secret_are_seen() {
+        let a = UserId::parse("aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa").unwrap();
+        let third_group = UserId::parse("aaaaaaaa-aaaa-1bbb-8aaa-aaaaaaaaaaaa").unwrap();
+        let late = UserId::parse("aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaabb").unwrap();
+        let shares = |kind: &AccountKind, b| kind.secret_key(a) == kind.secret_key(b);
+        let collisions: Vec<_> = kinds()
+            .iter()
+            .map(|k| (shares(k, third_group), shares(k, late)))
+            .collect();
+        let expected = [
+            (true, false),  // VLESS
+            (false, false), // VMess
+            (false, false), // Trojan
+            (false, false), // Shadowsocks
+            (false, true),  // 2022, 16
+            (false, true),  // 2022, 32
+            (true, false),  // Hysteria
+        ];
+        assert_eq!(collisions, expected);
+    }
+
+    #[test]
+    fn a_trojan_password_in_upper_case_is_another_secret() {
+        let spec = AccountSpec {
+            kind: AccountKind::Trojan,
+            level: 0,
+        };
+        let password = user(0xab).text().to_uppercase();
+        let found = User {
+            account: Some(typed(&proxy::trojan::Account { password })),
+            ..User::default()
+        };
+        assert!(!spec.is_as_written(user(0xab), &found));
+        assert_eq!(spec.secret_of(&found), None);
+    }
+}

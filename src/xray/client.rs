@@ -1,0 +1,222 @@
+//! The calls to one Xray over one HTTP/2 connection, made when it is first needed and made anew
+//! when it breaks. Every call has a deadline. No keepalive pings: Xray ends an idle connection that
+//! pings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::sync::watch;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
+
+use super::connect::connect;
+use super::error::XrayError;
+use super::inbound::InboundInfo;
+use super::proto::xray::app::proxyman::command as handler;
+use super::proto::xray::app::proxyman::command::handler_service_client::HandlerServiceClient;
+use super::proto::xray::app::stats::command as stats;
+use super::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
+use super::proto::xray::common::protocol::User;
+use super::proto::xray::common::serial::TypedMessage;
+use crate::config::{Xray, XrayAddress};
+use crate::model::ids::InboundTag;
+
+pub use super::proto::xray::app::stats::command::SysStatsResponse as SysStats;
+
+/// Largest answer taken: lists of users and counters come in one message, 100 bytes a user.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
+/// Windows that let a list of 100 000 users flow without waiting for our acknowledgements.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A bulk read gets this many times the deadline of a single call.
+const BULK_FACTOR: u32 = 6;
+
+/// A handle to one Xray; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct XrayClient {
+    handler: HandlerServiceClient<Channel>,
+    stats: StatsServiceClient<Channel>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Xray,
+    lost: watch::Receiver<u64>,
+}
+
+/// Users of an inbound as Xray sent them, decoded one at a time.
+#[derive(Debug)]
+pub struct RawUsers(Vec<Bytes>);
+
+impl RawUsers {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each user; one that cannot be decoded is an error of its own.
+    pub fn iter(&self) -> impl Iterator<Item = Result<User, XrayError>> + '_ {
+        self.0.iter().map(|raw| {
+            User::decode(raw.clone()).map_err(|e| XrayError::Garbled(format!("a user: {e}")))
+        })
+    }
+}
+
+impl XrayClient {
+    /// A client that connects at its first call. Must be made inside a tokio runtime.
+    pub fn new(config: Xray) -> Self {
+        let (lost_tx, lost) = watch::channel(0);
+        let (address, limit) = (config.address.clone(), config.rpc_timeout);
+        let connector =
+            tower::service_fn(move |_: http::Uri| connect(address.clone(), limit, lost_tx.clone()));
+        let channel = Endpoint::from_static("http://xray.invalid")
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect_with_connector_lazy(connector);
+        Self {
+            handler: HandlerServiceClient::new(channel.clone())
+                .max_decoding_message_size(ANSWER_BYTES_MAX),
+            stats: StatsServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX),
+            shared: Arc::new(Shared { config, lost }),
+        }
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.shared.config.name
+    }
+
+    /// Where its API is, as it would be configured.
+    pub fn address(&self) -> String {
+        self.shared.config.address.to_string()
+    }
+
+    /// Most AlterInbound calls to have under way at once for one inbound.
+    pub fn in_flight(&self) -> usize {
+        self.shared.config.in_flight
+    }
+
+    /// Changes each time a connection is gone: the first sign that Xray ended.
+    pub fn lost_connections(&self) -> watch::Receiver<u64> {
+        self.shared.lost.clone()
+    }
+
+    /// Uptime and memory counters, from which a boot is told (GetSysStats).
+    pub async fn sys_stats(&self) -> Result<SysStats, XrayError> {
+        let mut client = self.stats.clone();
+        self.within(1, client.get_sys_stats(stats::SysStatsRequest {}))
+            .await
+    }
+
+    /// All inbounds with what can be known of them without reading secrets.
+    pub async fn list_inbounds(&self) -> Result<Vec<InboundInfo>, XrayError> {
+        let mut client = self.handler.clone();
+        let request = handler::ListInboundsRequest {
+            is_only_tags: false,
+        };
+        let answer = self
+            .within(BULK_FACTOR, client.list_inbounds(request))
+            .await?;
+        Ok(answer.inbounds.into_iter().map(InboundInfo::from).collect())
+    }
+
+    /// All users of an inbound.
+    pub async fn users(&self, tag: &InboundTag) -> Result<RawUsers, XrayError> {
+        let mut client = self.handler.clone();
+        let answer = self
+            .within(
+                BULK_FACTOR,
+                client.get_inbound_users(about(tag, String::new())),
+            )
+            .await?;
+        Ok(RawUsers(answer.users))
+    }
+
+    /// One user of an inbound; Xray looks e-mails up without regard to case.
+    pub async fn user(&self, tag: &InboundTag, email: &str) -> Result<Option<User>, XrayError> {
+        let mut client = self.handler.clone();
+        let request = about(tag, email.to_owned());
+        let answer = self.within(1, client.get_inbound_users(request)).await?;
+        // An unknown user is answered with one empty entry.
+        let found = RawUsers(answer.users)
+            .iter()
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(found.into_iter().find(|user| !user.email.is_empty()))
+    }
+
+    /// How many users an inbound has.
+    pub async fn users_count(&self, tag: &InboundTag) -> Result<i64, XrayError> {
+        let mut client = self.handler.clone();
+        let request = about(tag, String::new());
+        Ok(self
+            .within(BULK_FACTOR, client.get_inbound_users_count(request))
+            .await?
+            .count)
+    }
+
+    /// Adds a user. Not for two calls of one user at once: Xray does not keep their order.
+    pub async fn add_user(&self, tag: &InboundTag, user: User) -> Result<(), XrayError> {
+        let operation = handler::AddUserOperation { user: Some(user) };
+        self.alter(tag, super::account::typed(&operation)).await
+    }
+
+    /// Removes the user of that e-mail. Sessions that are open go on.
+    pub async fn remove_user(&self, tag: &InboundTag, email: &str) -> Result<(), XrayError> {
+        let operation = handler::RemoveUserOperation {
+            email: email.to_owned(),
+        };
+        self.alter(tag, super::account::typed(&operation)).await
+    }
+
+    async fn alter(&self, tag: &InboundTag, operation: TypedMessage) -> Result<(), XrayError> {
+        let mut client = self.handler.clone();
+        let request = handler::AlterInboundRequest {
+            tag: tag.0.clone(),
+            operation: Some(operation),
+        };
+        self.within(1, client.alter_inbound(request))
+            .await
+            .map(drop)
+    }
+
+    async fn within<T>(
+        &self,
+        factor: u32,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, XrayError> {
+        let limit: Duration = self.shared.config.rpc_timeout * factor;
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) if status.code() == Code::DeadlineExceeded => {
+                Err(XrayError::Timeout(limit))
+            }
+            Ok(Err(status)) => Err(status.into()),
+            Err(_) => Err(XrayError::Timeout(limit)),
+        }
+    }
+}
+
+fn about(tag: &InboundTag, email: String) -> handler::GetInboundUserRequest {
+    handler::GetInboundUserRequest {
+        tag: tag.0.clone(),
+        email,
+    }
+}
+
+impl std::fmt::Display for XrayAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(host) => f.write_str(host),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{name}"),
+        }
+    }
+}

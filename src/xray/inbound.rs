@@ -1,0 +1,165 @@
+//! What Xray tells of an inbound (ListInbounds), cut to what the agent needs: its configuration
+//! holds private keys, which are never decoded. Pure.
+
+use prost::{Message, Name};
+
+use super::proto::xray::app::proxyman::ReceiverConfig;
+use super::proto::xray::core::InboundHandlerConfig;
+use crate::config::Protocol;
+
+/// One inbound of a running Xray.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundInfo {
+    /// Its tag; empty for one that cannot be addressed.
+    pub tag: String,
+    /// The protocol, or why its users cannot be managed.
+    pub protocol: Result<Protocol, Unsupported>,
+    /// Transport and security.
+    pub transport: Transport,
+}
+
+/// How an inbound is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Transport {
+    /// `tcp`/`raw`, `websocket`, `grpc`, `splithttp`, …; empty is raw TCP.
+    pub network: String,
+    /// Message name of the security settings; empty for none.
+    pub security: String,
+}
+
+impl Transport {
+    /// Whether it carries VLESS' Vision flow: raw TCP under TLS or REALITY.
+    pub fn carries_vision(&self) -> bool {
+        matches!(self.network.as_str(), "" | "tcp" | "raw")
+            && (self.security.contains(".tls.") || self.security.contains(".reality."))
+    }
+}
+
+/// An inbound whose users cannot be managed, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsupported(pub String);
+
+/// Protocols by the name of the inbound's settings.
+const SETTINGS: [(&str, Protocol); 6] = [
+    ("xray.proxy.vless.inbound.Config", Protocol::Vless),
+    ("xray.proxy.vmess.inbound.Config", Protocol::Vmess),
+    ("xray.proxy.trojan.ServerConfig", Protocol::Trojan),
+    ("xray.proxy.shadowsocks.ServerConfig", Protocol::Shadowsocks),
+    (
+        "xray.proxy.shadowsocks_2022.MultiUserServerConfig",
+        Protocol::Shadowsocks2022,
+    ),
+    ("xray.proxy.hysteria.ServerConfig", Protocol::Hysteria),
+];
+
+/// Why other inbounds are refused, by the name of their settings.
+const REFUSED: [(&str, &str); 8] = [
+    (
+        "xray.proxy.shadowsocks_2022.ServerConfig",
+        "it is a single-user Shadowsocks 2022 inbound: add one static client to its settings and it \
+         becomes a multi-user one",
+    ),
+    (
+        "xray.proxy.shadowsocks_2022.RelayServerConfig",
+        "it is a Shadowsocks 2022 relay, which has no users",
+    ),
+    (
+        "xray.proxy.wireguard.DeviceConfig",
+        "WireGuard peers need keys and addresses, which a UUID does not give",
+    ),
+    (
+        "xray.proxy.masque.ServerConfig",
+        "Masque users are not supported",
+    ),
+    (
+        "xray.proxy.socks.ServerConfig",
+        "SOCKS accounts are fixed when Xray starts",
+    ),
+    (
+        "xray.proxy.http.ServerConfig",
+        "HTTP accounts are fixed when Xray starts",
+    ),
+    ("xray.proxy.dokodemo.Config", "dokodemo-door has no users"),
+    (
+        "xray.proxy.loopback.Config",
+        "a loopback inbound has no users",
+    ),
+];
+
+impl From<InboundHandlerConfig> for InboundInfo {
+    fn from(config: InboundHandlerConfig) -> Self {
+        let settings = config
+            .proxy_settings
+            .map(|head| head.r#type)
+            .unwrap_or_default();
+        let transport = config
+            .receiver_settings
+            .filter(|typed| typed.r#type == ReceiverConfig::full_name())
+            .and_then(|typed| ReceiverConfig::decode(typed.value).ok())
+            .and_then(|receiver| receiver.stream_settings)
+            .map(|stream| Transport {
+                network: stream.protocol_name,
+                security: stream.security_type,
+            })
+            .unwrap_or_default();
+        Self {
+            tag: config.tag,
+            protocol: protocol_of(&settings),
+            transport,
+        }
+    }
+}
+
+fn protocol_of(settings: &str) -> Result<Protocol, Unsupported> {
+    if let Some((_, protocol)) = SETTINGS.iter().find(|(name, _)| *name == settings) {
+        return Ok(*protocol);
+    }
+    let known = REFUSED.iter().find(|(name, _)| *name == settings);
+    Err(Unsupported(known.map_or_else(
+        || format!("its protocol ({settings}) is not known to this agent"),
+        |(_, why)| (*why).to_owned(),
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vision_goes_over_raw_tcp_under_tls_or_reality_only() {
+        let tls = "xray.transport.internet.tls.Config";
+        let reality = "xray.transport.internet.reality.Config";
+        let table = [
+            ("tcp", tls, true),
+            ("raw", reality, true),
+            ("", tls, true),
+            ("tcp", "", false),
+            ("websocket", tls, false),
+            ("grpc", reality, false),
+        ];
+        for (network, security, carries) in table {
+            let transport = Transport {
+                network: network.into(),
+                security: security.into(),
+            };
+            assert_eq!(transport.carries_vision(), carries, "{network} {security}");
+        }
+    }
+
+    #[test]
+    fn an_inbound_that_cannot_be_managed_is_refused_with_the_reason() {
+        for (settings, why) in REFUSED {
+            assert_eq!(protocol_of(settings).unwrap_err().0, why);
+        }
+        assert!(
+            protocol_of("xray.proxy.new.Config")
+                .unwrap_err()
+                .0
+                .contains("xray.proxy.new")
+        );
+        for (settings, protocol) in SETTINGS {
+            assert_eq!(protocol_of(settings), Ok(protocol));
+        }
+    }
+}

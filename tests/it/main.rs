@@ -1,0 +1,19 @@
+//! The promises, shown on a real Xray through the real program. One binary; a module for each
+//! promise; every name is a sentence.
+
+#![allow(unreachable_pub, reason = "a test binary has no outside")]
+
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod architecture;
+mod brake;
+mod connector;
+mod crash;
+mod hostile;
+mod life;
+mod old_core;
+mod program;
+mod protocols;
+mod sources;
+mod support;

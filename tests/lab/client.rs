@@ -1,0 +1,119 @@
+//! A real Xray client: one process with a SOCKS inbound for each route. Starting one takes about
+//! a second, so a test that looks at many users starts one client with many routes.
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::origin::Origin;
+use super::ports::free_port;
+use super::route::{ClientProtocol, Route};
+use super::socks::{self, Session};
+use super::xray::Xray;
+
+/// For a GET that is expected to be served.
+const GET_BOUND: Duration = Duration::from_secs(5);
+
+/// Routes are named by their place in the list that the client was started with.
+pub struct Client {
+    socks_ports: Vec<u16>,
+    xray: Xray,
+}
+
+impl Client {
+    /// One route, named 0.
+    pub async fn start(protocol: ClientProtocol, server_port: u16, uuid: &str) -> Result<Self> {
+        Self::start_many(&[Route::new(protocol, server_port, uuid)]).await
+    }
+
+    pub async fn start_many(routes: &[Route]) -> Result<Self> {
+        let ports = routes
+            .iter()
+            .map(|_| free_port())
+            .collect::<Result<Vec<_>>>()?;
+        let xray = Xray::start(config(routes, &ports))
+            .await
+            .context("starting a client")?;
+        Ok(Self {
+            socks_ports: ports,
+            xray,
+        })
+    }
+
+    /// A GET of `/`: "hello" when served, else an error (for VMess and Shadowsocks after 5 s).
+    pub async fn get(&self, which: usize, origin: &Origin) -> Result<Vec<u8>> {
+        self.get_path(which, origin.addr(), "/", GET_BOUND).await
+    }
+
+    /// Downloads that many bytes and checks each of them.
+    pub async fn download(&self, which: usize, origin: &Origin, bytes: usize) -> Result<Vec<u8>> {
+        let path = format!("/bytes/{bytes}");
+        let body = self
+            .get_path(which, origin.addr(), &path, GET_BOUND * 6)
+            .await?;
+        anyhow::ensure!(
+            body == Origin::bytes(bytes),
+            "other bytes came than were sent"
+        );
+        Ok(body)
+    }
+
+    /// Is that user served? Give a short bound where a no is expected from VMess or Shadowsocks.
+    pub async fn is_served(&self, which: usize, origin: &Origin, within: Duration) -> bool {
+        let got = self.get_path(which, origin.addr(), "/", within).await;
+        got.is_ok_and(|body| body == Origin::HELLO)
+    }
+
+    /// A stream that stays open until dropped.
+    pub async fn session(&self, which: usize, origin: &Origin) -> Result<Session> {
+        Session::open(self.socks_ports[which], origin.echo_addr()).await
+    }
+
+    pub async fn get_path(
+        &self,
+        which: usize,
+        origin: SocketAddr,
+        path: &str,
+        within: Duration,
+    ) -> Result<Vec<u8>> {
+        let got = socks::get(self.socks_ports[which], origin, path);
+        tokio::time::timeout(within, got)
+            .await
+            .context("no answer through the proxy")?
+    }
+
+    pub fn socks_port(&self, which: usize) -> u16 {
+        self.socks_ports[which]
+    }
+
+    pub fn xray(&mut self) -> &mut Xray {
+        &mut self.xray
+    }
+}
+
+fn config(routes: &[Route], ports: &[u16]) -> Value {
+    let each = || routes.iter().zip(ports).enumerate();
+    let inbound = |port| {
+        json!({"listen": "127.0.0.1", "port": port, "protocol": "socks",
+        "settings": {"udp": false}})
+    };
+    let inbounds: Vec<Value> = each()
+        .map(|(which, (_, port))| {
+            let mut inbound = inbound(port);
+            inbound["tag"] = format!("socks-{which}").into();
+            inbound
+        })
+        .collect();
+    let outbounds: Vec<Value> = each()
+        .map(|(which, (route, _))| route.outbound(&format!("out-{which}")))
+        .collect();
+    let rules: Vec<Value> = (0..routes.len())
+        .map(|which| {
+            json!({"inboundTag": [format!("socks-{which}")],
+                "outboundTag": format!("out-{which}")})
+        })
+        .collect();
+    json!({"log": {"loglevel": "warning"}, "inbounds": inbounds, "outbounds": outbounds,
+        "routing": {"rules": rules}})
+}

@@ -1,0 +1,45 @@
+//! The lab: what the integration tests, the demo and the benches share. A real Xray server, real
+//! Xray clients, a scripted panel, a local origin and the agent's own program, each a value that
+//! cleans up behind itself.
+//!
+//! It never uses the library under test, so what it sees is a second opinion. Waits are for a
+//! state, with a bound that is there against hanging only.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    clippy::needless_pass_by_value,
+    reason = "three programs include it and each uses a part of it; JSON literals go by value"
+)]
+
+pub mod agent;
+pub mod answer;
+pub mod client;
+pub mod contract;
+pub mod inbounds;
+pub mod origin;
+pub mod panel;
+pub mod ports;
+pub mod process;
+pub mod provision;
+pub mod ready;
+pub mod route;
+pub mod secrets;
+pub mod server;
+pub mod socks;
+pub mod wait;
+pub mod xray;
+
+pub use agent::{Agent, AgentCommand, Output};
+pub use answer::Answer;
+pub use client::Client;
+pub use origin::Origin;
+pub use panel::Panel;
+pub use ports::free_port;
+pub use route::{ClientProtocol, Route};
+pub use secrets::uuid;
+pub use server::ServerConfig;
+pub use socks::Session;
+pub use wait::eventually;
+pub use xray::Xray;
