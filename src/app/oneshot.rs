@@ -117,7 +117,13 @@ pub async fn apply(
     let (clients, context) = (clients(config), context(progress));
     let mut all = Vec::new();
     for node in &config.nodes {
-        for parts in inbound_parts(config, node, &clients, &[source.clone()], &context)? {
+        for parts in inbound_parts(
+            config,
+            node,
+            &clients,
+            std::slice::from_ref(&source),
+            &context,
+        )? {
             let _lock = lock(&parts)?;
             let mut inbound = InboundSync::open(parts)?;
             all.push(

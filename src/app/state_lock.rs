@@ -53,7 +53,7 @@ pub async fn ask_the_running_agent(
             Err(ControlError::NobodyThere) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(SOCKET_PAUSE).await;
             }
-            other => return nodes_of(other?),
+            other => return nodes_of(&other?),
         }
     }
 }
@@ -63,7 +63,7 @@ pub async fn status_of(state_dir: &Path) -> Result<Value, ControlError> {
     control::call(state_dir, Call::Status {}).await
 }
 
-fn nodes_of(answer: Value) -> Result<Vec<NodeStatus>, ControlError> {
+fn nodes_of(answer: &Value) -> Result<Vec<NodeStatus>, ControlError> {
     let nodes = answer.get("nodes").cloned().unwrap_or_default();
     serde_json::from_value(nodes).map_err(|e| ControlError::Answer(e.to_string()))
 }

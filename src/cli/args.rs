@@ -51,9 +51,9 @@ pub enum Command {
         #[arg(short, long)]
         verbose: bool,
     },
-    /// Give a node's inbounds the users of a file, and end: fit to be an APPLY_CMD.
+    /// Give a node's inbounds the users of a file, and end: fit to be an `APPLY_CMD`.
     Apply {
-        /// The panel's id of the node; its inbounds are those of the configuration or XRAY_TAG_MAP.
+        /// The panel's id of the node; its inbounds are those of the configuration or `XRAY_TAG_MAP`.
         #[arg(long)]
         node: u64,
         /// File with one UUID a line.

@@ -94,7 +94,9 @@ async fn pass(config: &Config, style: Style) -> u8 {
         Ok(Outcome::Stopped) => 0,
         Ok(Outcome::Passed(nodes)) => print::outcome(&nodes),
         Ok(Outcome::Failed(problems)) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
             FAILED
         }
         Ok(Outcome::Occupied(beside)) => occupied(config, style, beside).await,

@@ -28,45 +28,43 @@ pub(super) fn outcome(nodes: &[NodeStatus]) -> u8 {
 
 fn node_line(node: &NodeStatus) -> String {
     let allowed = node.allowed.map_or("unknown".to_owned(), |n| n.to_string());
-    let mut line = format!("node {}: {allowed} allowed", node.node);
-    for (count, what) in [
+    let mut parts = vec![format!("{allowed} allowed")];
+    parts.extend(counts([
         (node.malformed, "malformed"),
         (node.held, "held in the files"),
-    ] {
-        if count > 0 {
-            line.push_str(&format!(", {count} {what}"));
-        }
-    }
-    line
+    ]));
+    format!("node {}: {}", node.node, parts.join(", "))
 }
 
 fn inbound_line(inbound: &InboundStatus) -> String {
-    let mut line = format!(
-        "{} ({}): {} live, {} added, {} removed",
-        inbound.tag,
-        inbound.protocol.as_deref().unwrap_or("protocol unknown"),
-        inbound.live,
-        inbound.added,
-        inbound.removed
-    );
-    let further = [
+    let protocol = inbound.protocol.as_deref().unwrap_or("protocol unknown");
+    let mut parts = vec![
+        format!("{} live", inbound.live),
+        format!("{} added", inbound.added),
+        format!("{} removed", inbound.removed),
+    ];
+    parts.extend(counts([
         (inbound.foreign, "foreign"),
         (inbound.held, "held"),
         (inbound.conflicts, "in conflict"),
         (inbound.failed, "failed"),
-    ];
-    for (count, what) in further.into_iter().filter(|(count, _)| *count > 0) {
-        line.push_str(&format!(", {count} {what}"));
-    }
+    ]));
+    let mut line = format!("{} ({protocol}): {}", inbound.tag, parts.join(", "));
     if !inbound.read_back {
-        line.push_str(" (this Xray cannot list its users: what was applied is taken for live)");
+        line += " (this Xray cannot list its users: what was applied is taken for live)";
     }
     for unknown in &inbound.unknown_sources {
-        line.push_str(&format!(
-            "; nobody is removed, for a source is unknown: {unknown}"
-        ));
+        line += "; nobody is removed, for a source is unknown: ";
+        line += unknown;
     }
     line
+}
+
+/// Those that are not zero.
+fn counts<const N: usize>(of: [(usize, &str); N]) -> impl Iterator<Item = String> + '_ {
+    of.into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
 }
 
 /// What passes would do; the exit code.

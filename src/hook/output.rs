@@ -124,7 +124,7 @@ impl Output {
         }
         let thrown = self.thrown();
         if thrown > 0 {
-            warn!(target: "hook", %node, "the hook printed {thrown} bytes more, which were not kept");
+            warn!(target: "hook", %node, "{thrown} bytes more were printed, and not kept");
         }
     }
 

@@ -322,13 +322,20 @@ mod tests {
 
         #[test]
         fn whatever_the_value_the_shell_prints_it(
-            value in prop_oneof![r"[ -~\n\t]{0,40}", r#"['"$`\\;&|()\[{}#^!* ]{0,20}"#, "[^\0]{0,20}"],
+            value in prop_oneof![
+                r"[ -~\n\t]{0,40}",
+                r#"['"$`\\;&|()\[{}#^!* ]{0,20}"#,
+                "[^\0]{0,20}",
+            ],
         ) {
             prop_assert_eq!(printed("printf %s {uuids_file}", &value), value.as_bytes());
         }
 
         #[test]
-        fn expanding_never_panics(template in r#"(\PC|\{uuids_file\}|['"$({`\\#\n])*"#, value in "\\PC{0,9}") {
+        fn expanding_never_panics(
+            template in r#"(\PC|\{uuids_file\}|['"$({`\\#\n])*"#,
+            value in "\\PC{0,9}",
+        ) {
             let _ = expand(&template, &with(&value));
         }
     }

@@ -200,7 +200,9 @@ const FAMILY: &str = "
     setsid sh -c 'echo $$ > '$D'/session; sleep 600; true' &
     (setsid sh -c '(echo $$ > '$D'/daemon; trap \"\" TERM HUP; sleep 600; sleep 600) &' &)
     env -i /usr/bin/setsid /bin/sh -c 'echo $$ > '$D'/stranger; sleep 600; true' &
-    setsid sh -c 'setsid sh -c \"echo \\$\\$ > '$D'/deep; trap : TERM; sleep 600; sleep 600\" & wait' &
+    export D
+    setsid sh -c '
+        setsid sh -c \"echo \\$\\$ > $D/deep; trap : TERM; sleep 600; sleep 600\" & wait' &
     for f in child grandchild session daemon stranger deep; do
         until [ -s $D/$f ]; do sleep 0.01; done
     done
@@ -251,6 +253,25 @@ async fn a_pipe_held_open_in_the_background_does_not_block() {
         "{failed}"
     );
     stage.assert_gone("holder").await;
+}
+
+#[tokio::test]
+async fn a_pipe_held_open_by_somebody_else_does_not_block() {
+    let stage = Stage::new();
+    let hook = stage.run(
+        "echo $$ > $D/a; until [ -e $D/go ]; do sleep 0.01; done",
+        LONG,
+    );
+    let hold = async {
+        let number = stage.number("a").await;
+        let pipe = fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{number}/fd/1"));
+        fs::write(stage.path("go"), "").unwrap();
+        pipe.unwrap()
+    };
+    let (done, _pipe) = tokio::join!(hook, hold);
+    assert_eq!(done.unwrap().left_behind, 0);
 }
 
 #[tokio::test]

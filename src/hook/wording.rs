@@ -92,7 +92,13 @@ fn escaped(text: &str) -> String {
 
 /// Characters that break lines, turn the direction of text or cannot be seen.
 fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    matches!(
+        c,
+        '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+    )
 }
 
 #[cfg(test)]
@@ -158,7 +164,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_id_and_no_control_character_is_ever_shown(before in "[0-9a-f\\-\\PC]{0,20}", after in ".{0,20}") {
+        fn no_id_and_no_control_character_is_ever_shown(
+            before in "[0-9a-f\\-\\PC]{0,20}",
+            after in ".{0,20}",
+        ) {
             let text = shown(format!("{before}{ID}{after}").as_bytes(), 1000);
             prop_assert!(!text.contains(ID));
             prop_assert!(!text.chars().any(char::is_control));

@@ -52,13 +52,12 @@ impl Reader {
     pub fn push(&mut self, entry: &str) {
         let text = entry.trim();
         if !text.is_empty() {
-            match UserId::parse(text) {
-                Some(user) => self.users.push(user),
-                None => {
-                    self.malformed += 1;
-                    self.first_malformed
-                        .get_or_insert_with(|| (self.place, beginning(text)));
-                }
+            if let Some(user) = UserId::parse(text) {
+                self.users.push(user);
+            } else {
+                self.malformed += 1;
+                self.first_malformed
+                    .get_or_insert_with(|| (self.place, beginning(text)));
             }
         }
         self.place += 1;

@@ -30,7 +30,7 @@ use crate::panel::PanelClient;
 use crate::xray::client::XrayClient;
 
 /// A loop that was silent for this much longer than its longest single wait hangs.
-const HANGS_AFTER: Duration = Duration::from_secs(120);
+const HANGS_AFTER: Duration = Duration::from_mins(2);
 
 /// Why the engine could not be built.
 #[derive(Debug, thiserror::Error)]

@@ -80,13 +80,13 @@ fn without_a_listing_users_then_configuration_then_the_connectors_tag_tell() {
         protocol_from_tag: true,
         ..inbound(tag)
     };
-    let vless = AccountKind::Vless {
+    let no_flow = AccountKind::Vless {
         flow: String::new(),
     };
     let table = [
         (given.clone(), vec![vmess], Some(AccountKind::Vmess)),
         (given, vec![], Some(AccountKind::Trojan)),
-        (connector("in-vless-reality"), vec![], Some(vless)),
+        (connector("in-vless-reality"), vec![], Some(no_flow)),
         (connector("VMess_1"), vec![], Some(AccountKind::Vmess)),
         (connector("vless-vmess"), vec![], None),
         (connector("myvless"), vec![], None),

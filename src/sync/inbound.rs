@@ -30,9 +30,9 @@ use crate::model::user_list::Users;
 const ROUNDS_MAX: usize = 2;
 /// After a call for a user failed, this user is left alone for so long at first, and at most.
 const USER_PAUSE_MIN: Duration = Duration::from_secs(10);
-const USER_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+const USER_PAUSE_MAX: Duration = Duration::from_mins(15);
 /// A user whose own call, with nothing else under way, went with Xray's end.
-const SUSPECT_PAUSE: Duration = Duration::from_secs(60 * 60);
+const SUSPECT_PAUSE: Duration = Duration::from_hours(1);
 
 /// What a pass is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -336,12 +336,12 @@ impl InboundSync {
             self.put_to_rest(*user, USER_PAUSE_MIN);
         }
         // Alone with the call that broke the connection: not again for a long while.
-        if let (1, Some(only)) = (applied.suspects.len(), applied.suspects.first()) {
-            if self.suspects.contains(only) {
-                warn!(inbound = %self.parts.key, user = %only,
+        if let (1, Some(only)) = (applied.suspects.len(), applied.suspects.first())
+            && self.suspects.contains(only)
+        {
+            warn!(inbound = %self.parts.key, user = %only,
                     "Xray ended at this user's call, twice; it is not repeated for an hour");
-                self.put_to_rest(*only, SUSPECT_PAUSE);
-            }
+            self.put_to_rest(*only, SUSPECT_PAUSE);
         }
         self.suspects.extend(&applied.suspects);
         if let Some((user, error)) = applied.failed.first() {

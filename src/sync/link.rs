@@ -96,8 +96,8 @@ impl ApplierLink {
             let force = order.force || (pending && old.force);
             let is_poll = order.is_poll || (pending && old.is_poll);
             *old = Order {
-                force,
                 is_poll,
+                force,
                 ..order
             };
         });

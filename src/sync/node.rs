@@ -30,9 +30,9 @@ use crate::panel::{Allowed, PanelClient, PanelError};
 
 /// Failed polls are repeated no more slowly than this (jitter aside), or every interval if that is
 /// longer: the panel's return should be seen soon.
-const FAILED_POLL_PAUSE_MAX: Duration = Duration::from_secs(60);
+const FAILED_POLL_PAUSE_MAX: Duration = Duration::from_mins(1);
 /// What a panel may ask for by `Retry-After`.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 /// At the latest after this the loop wakes and looks at the clock.
 const WAKE: Duration = Duration::from_secs(30);
 
@@ -306,7 +306,7 @@ impl NodeLoop {
             written
                 .await
                 .map_err(|e| e.to_string())
-                .and_then(|r| r.map_err(text)),
+                .and_then(|r| r.map_err(|e| e.to_string())),
         );
     }
 
@@ -360,11 +360,7 @@ impl NodeLoop {
         self.wrote(
             written
                 .map_err(|e| e.to_string())
-                .and_then(|r| r.map_err(text)),
+                .and_then(|r| r.map_err(|e| e.to_string())),
         );
     }
-}
-
-fn text(error: FileError) -> String {
-    error.to_string()
 }

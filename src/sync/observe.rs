@@ -52,7 +52,7 @@ pub struct Known {
     pub live: LiveSet,
     /// Whether users can be read back from this core.
     pub read_back: bool,
-    /// The run of Xray; `None` where it does not tell (no StatsService).
+    /// The run of Xray; `None` where it does not tell (no `StatsService`).
     pub boot: Option<Boot>,
     /// Xray's own count minus the entries it lists: those without an e-mail may count.
     unlisted: i64,

@@ -68,7 +68,7 @@ fn spec() -> AccountSpec {
 /// One of 48 users, every third of whom shares a secret with another.
 fn user(number: u8) -> UserId {
     let mut bytes = [number / 3; 16];
-    bytes[7] = if number % 3 == 0 { 1 } else { 2 };
+    bytes[7] = if number.is_multiple_of(3) { 1 } else { 2 };
     bytes[15] = number % 3 % 2;
     UserId::from_bytes(bytes)
 }

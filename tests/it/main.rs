@@ -2,6 +2,7 @@
 //! promise; every name is a sentence.
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::unwrap_used, reason = "a panic is a test's verdict")]
 
 #[path = "../lab/mod.rs"]
 mod lab;

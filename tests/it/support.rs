@@ -15,7 +15,7 @@ use xray_agent::xray::proto::xray::common::serial::TypedMessage;
 use crate::lab::agent::AgentCommand;
 
 /// Twenty times what anything here takes: a bound against hanging, not a figure.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_mins(1);
 /// The token of every test's panel: nobody may ever print it.
 pub const TOKEN: &str = "canary-token-5f1d0c";
 

@@ -1,0 +1,32 @@
+//! What a process has used, from /proc.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Clock ticks a second in /proc, on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// CPU seconds, user and system.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let after_name = stat.rsplit_once(") ").context("a stat line")?.1;
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / TICKS_PER_SECOND)
+}
+
+/// Resident memory in MiB: now (`VmRSS`) or at its highest (`VmHWM`).
+pub fn memory_mib(pid: u32, which: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(which))
+        .context("a memory line")?;
+    let kib: f64 = line
+        .split_whitespace()
+        .nth(1)
+        .context("a number")?
+        .parse()?;
+    Ok(kib / 1024.0)
+}
