@@ -16,7 +16,7 @@ use crate::lab::xray::Xray;
 
 pub const TAG: &str = "in-vless";
 /// A bound against hanging.
-pub const LONG: Duration = Duration::from_secs(300);
+pub const LONG: Duration = Duration::from_mins(5);
 
 pub struct Setup {
     pub xray: Xray,
@@ -52,7 +52,7 @@ impl Setup {
         XrayClient::new(XrayConfig {
             name: "bench".into(),
             address: XrayAddress::Tcp(self.xray.api_addr()),
-            rpc_timeout: Duration::from_secs(60),
+            rpc_timeout: Duration::from_mins(1),
             in_flight: 1,
         })
     }

@@ -131,6 +131,7 @@ pub async fn apply(
                     .pass(Pass {
                         is_poll: true,
                         force,
+                        ..Pass::default()
                     })
                     .await
                     .clone(),

@@ -41,6 +41,8 @@ pub struct Pass {
     pub is_poll: bool,
     /// Held removals go through.
     pub force: bool,
+    /// It only looks at what the pass before has left, whose figures stand.
+    pub is_second_look: bool,
 }
 
 /// Everything one inbound needs.
@@ -141,7 +143,10 @@ impl InboundSync {
     /// Makes live users equal to wanted ones, as far as it can be done now.
     pub async fn pass(&mut self, pass: Pass) -> &InboundStatus {
         let begun = Instant::now();
-        (self.status.added, self.status.removed) = (0, 0);
+        if !pass.is_second_look {
+            (self.status.added, self.status.removed) = (0, 0);
+        }
+        let before = self.status.added + self.status.removed;
         match self.rounds(pass).await {
             Ok(()) => self.settle(),
             Err(error) => {
@@ -151,7 +156,8 @@ impl InboundSync {
                 self.status.error = Some(error.to_string());
             }
         }
-        self.tell(begun.elapsed());
+        let changed = self.status.added + self.status.removed > before;
+        self.tell(changed, begun.elapsed());
         &self.status
     }
 
@@ -427,9 +433,9 @@ impl InboundSync {
     }
 
     /// One INFO line for a pass that changed something; what is wrong once, when it begins.
-    fn tell(&mut self, took: Duration) {
+    fn tell(&mut self, changed: bool, took: Duration) {
         let (key, status) = (&self.parts.key, &self.status);
-        if status.added + status.removed > 0 {
+        if changed {
             info!(node = %key.node, xray = key.xray, inbound = %key.tag, added = status.added,
                 removed = status.removed, live = status.live, held = status.held,
                 took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "users changed");

@@ -93,12 +93,14 @@ impl Applier {
         let pass = Pass {
             is_poll: is_new && order.is_poll,
             force: is_new && order.force,
+            is_second_look: !is_new && !lost && self.sync.wants_verification(),
         };
         self.sync.pass(pass).await;
         self.served = order.number;
         self.report(order.number);
         self.next = Instant::now()
-            + if self.sync.wants_verification() {
+            // One second look: what it finds odd again waits for the next order.
+            + if self.sync.wants_verification() && !pass.is_second_look {
                 Duration::ZERO
             } else if self.sync.is_down() {
                 AWAY_PAUSE

@@ -112,6 +112,13 @@ impl NodeStatus {
                     .map(|why| format!("node {node}: {}: {why}", inbound.tag)),
             );
         }
+        if self.held > 0 && self.inbounds.is_empty() {
+            all.push(format!(
+                "node {node}: {} users stay in the files until further answers agree \
+                 (`xray-agent sync --force` lets them go)",
+                self.held
+            ));
+        }
         let hook = self.hook.as_ref().and_then(|hook| hook.error.as_ref());
         all.extend(hook.map(|why| format!("node {node}: hook: {why}")));
         all
