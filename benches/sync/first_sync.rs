@@ -7,46 +7,69 @@ use anyhow::{Result, ensure};
 
 use crate::bare;
 use crate::lab::agent::AgentCommand;
+use crate::process::cpu_seconds_of_children;
 use crate::setup::{LONG, Setup};
 
+/// What one process took, in milliseconds.
+#[derive(Clone, Copy)]
+struct Took {
+    wall: f64,
+    cpu: f64,
+}
+
 pub async fn measure(sizes: &[u32], pairs: usize) -> Result<()> {
-    println!("### First sync (median of {pairs} pairs)\n");
-    println!("| users | agent `--once` | bare client | ratio (median of pairs; least–most) |");
-    println!("|---|---|---|---|");
+    println!("### First sync (medians of {pairs} pairs)\n");
+    println!(
+        "| users | agent `--once` | bare client | ratio (least–most) | CPU of the agent | CPU of \
+         the bare client |"
+    );
+    println!("|---|---|---|---|---|---|");
     for users in sizes {
-        let (mut agents, mut bares, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut agents, mut bares) = (Vec::new(), Vec::new());
         for pair in 0..pairs {
             // Whoever is second finds a warmer machine: take turns.
-            let (agent, bare) = if pair % 2 == 0 {
-                let agent = agent(*users).await?;
-                (agent, bare(*users).await?)
+            if pair % 2 == 0 {
+                agents.push(agent(*users).await?);
+                bares.push(bare(*users).await?);
             } else {
-                let bare = bare(*users).await?;
-                (agent(*users).await?, bare)
-            };
-            agents.push(agent);
-            bares.push(bare);
-            ratios.push(agent / bare);
+                bares.push(bare(*users).await?);
+                agents.push(agent(*users).await?);
+            }
         }
-        let (least, most) = (least(&ratios), most(&ratios));
-        println!(
-            "| {users} | {:.0} ms | {:.0} ms | {:.2} ({least:.2}–{most:.2}) |",
-            median(&mut agents),
-            median(&mut bares),
-            median(&mut ratios)
-        );
+        row(*users, &agents, &bares);
     }
     println!();
     Ok(())
 }
 
-async fn agent(users: u32) -> Result<f64> {
+fn row(users: u32, agents: &[Took], bares: &[Took]) {
+    let of = |all: &[Took], which: fn(&Took) -> f64| {
+        median(&mut all.iter().map(which).collect::<Vec<_>>())
+    };
+    let mut ratios: Vec<f64> = agents
+        .iter()
+        .zip(bares)
+        .map(|(a, b)| a.wall / b.wall)
+        .collect();
+    println!(
+        "| {users} | {:.0} ms | {:.0} ms | {:.2} ({:.2}–{:.2}) | {:.0} ms | {:.0} ms |",
+        of(agents, |took| took.wall),
+        of(bares, |took| took.wall),
+        median(&mut ratios),
+        least(&ratios),
+        most(&ratios),
+        of(agents, |took| took.cpu),
+        of(bares, |took| took.cpu),
+    );
+}
+
+async fn agent(users: u32) -> Result<Took> {
     let setup = Setup::new(users).await?;
     let command = setup.agent().arg("--once");
     timed(&command, &setup, users).await
 }
 
-async fn bare(users: u32) -> Result<f64> {
+async fn bare(users: u32) -> Result<Took> {
     let setup = Setup::new(0).await?;
     let mut command = AgentCommand::new(std::env::current_exe()?);
     for (name, value) in bare::Order::environment(&setup.xray.api_addr(), users) {
@@ -55,18 +78,19 @@ async fn bare(users: u32) -> Result<f64> {
     timed(&command, &setup, users).await
 }
 
-/// Milliseconds from the process's start to its end.
-async fn timed(command: &AgentCommand, setup: &Setup, users: u32) -> Result<f64> {
-    let begun = Instant::now();
+/// From the process's start to its end.
+async fn timed(command: &AgentCommand, setup: &Setup, users: u32) -> Result<Took> {
+    let (begun, cpu) = (Instant::now(), cpu_seconds_of_children()?);
     let output = command.run_to_end(LONG).await?;
-    let took = begun.elapsed().as_secs_f64() * 1_000.0;
+    let wall = begun.elapsed().as_secs_f64() * 1_000.0;
+    let cpu = (cpu_seconds_of_children()? - cpu) * 1_000.0;
     ensure!(output.code == Some(0), "{output:?}");
     let count = Setup::count(&setup.client()).await;
     ensure!(
         count == Some(i64::from(users)),
         "{count:?} users of {users}"
     );
-    Ok(took)
+    Ok(Took { wall, cpu })
 }
 
 pub fn median(values: &mut [f64]) -> f64 {

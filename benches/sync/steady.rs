@@ -19,13 +19,14 @@ const PROMISED_INTERVAL_S: f64 = 10.0;
 
 pub async fn measure(sizes: &[u32], quick: bool) -> Result<()> {
     let ticks = if quick { 3 } else { 40 };
-    let changes = if quick { 3 } else { 30 };
+    // Even: whoever came has gone again at the end.
+    let changes = if quick { 4 } else { 30 };
     println!("### The running agent\n");
     println!(
-        "| users | RSS idle | RSS steady | RSS peak | CPU of a tick | CPU at 10 s polls | one change \
+        "| users | RSS idle | RSS steady | RSS peak | idle tick | its CPU | CPU at 10 s polls | one change \
          visible, p50 / max | all back after Xray's restart |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for users in sizes {
         let mut setup = Setup::new(0).await?;
         let agent = setup.agent().env("INTERVAL_SECONDS", "0.5").spawn()?;
@@ -37,13 +38,15 @@ pub async fn measure(sizes: &[u32], quick: bool) -> Result<()> {
         arrived(&setup, *users).await?;
         let tick = tick_cpu(&setup, &agent, ticks).await?;
         let steady = memory_mib(agent.pid(), "VmRSS")?;
+        let mut idle_ticks = idle_ticks(&setup, changes).await?;
         let mut seen = changes_seen(&setup, *users, changes).await?;
         let (worst, typical) = (most(&seen), median(&mut seen));
         let back = back_after_restart(&mut setup, *users).await?;
         println!(
-            "| {users} | {idle:.1} MiB | {steady:.1} MiB | {:.1} MiB | {:.2} ms | {:.3} % | \
+            "| {users} | {idle:.1} MiB | {steady:.1} MiB | {:.1} MiB | {:.1} ms | {:.2} ms | {:.3} % | \
              {typical:.0} / {worst:.0} ms | {back:.0} ms |",
             memory_mib(agent.pid(), "VmHWM")?,
+            median(&mut idle_ticks),
             tick * 1_000.0,
             tick / PROMISED_INTERVAL_S * 100.0,
         );
@@ -77,6 +80,18 @@ async fn tick_cpu(setup: &Setup, agent: &Agent, ticks: usize) -> Result<f64> {
     let polled = setup.panel.requests(1) - polls;
     #[expect(clippy::cast_precision_loss, reason = "a few dozen")]
     Ok((cpu_seconds(agent.pid())? - cpu) / polled as f64)
+}
+
+/// Milliseconds from asking for a pass to its end, with nothing to do.
+async fn idle_ticks(setup: &Setup, ticks: u32) -> Result<Vec<f64>> {
+    let state = setup.folder.path().join("state");
+    let mut took = Vec::new();
+    for _ in 0..ticks {
+        let begun = Instant::now();
+        control::call(&state, Call::Sync { force: false }).await?;
+        took.push(begun.elapsed().as_secs_f64() * 1_000.0);
+    }
+    Ok(took)
 }
 
 /// Milliseconds from asking for a pass until Xray has the one new user, or has lost him.
