@@ -1,18 +1,10 @@
 //! A hook's words made fit for a log: no UUID in full, no control characters, not too long. Pure.
 
-/// What is shown of an id: enough to find a user, too little to be one.
-const SHOWN: usize = 8;
-/// Length of a UUID with dashes, in characters.
-const UUID: usize = 36;
-/// Hexadecimal digits in a row that may be a UUID without dashes, or a token.
-const BARE_UUID: usize = 32;
-/// What of an id may stand at the end of a line, where output may have been cut: nearly whole, it
-/// is as good as whole.
-const CUT: usize = 16;
+use crate::base::redact::{escaped, uuids};
 
 /// One line as it may be logged: at most `chars_max` characters and an ellipsis.
 pub(super) fn shown(line: &[u8], chars_max: usize) -> String {
-    let text = escaped(&shortened(&String::from_utf8_lossy(line)));
+    let text = escaped(&uuids(&String::from_utf8_lossy(line)));
     match text.char_indices().nth(chars_max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
@@ -39,73 +31,12 @@ pub(super) fn without_cut_id(text: &[u8]) -> &[u8] {
     &text[text.iter().take_while(|byte| is_id(byte)).count()..]
 }
 
-fn shortened(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let id = id_length(rest.as_bytes());
-        if id > 0 {
-            out.push_str(&rest[..SHOWN]);
-            out.push('…');
-            rest = &rest[id..];
-        } else {
-            out.push(c);
-            rest = &rest[c.len_utf8()..];
-        }
-    }
-    out
-}
-
-/// Length of the id that `text` begins with; 0 without one.
-fn id_length(text: &[u8]) -> usize {
-    let bare = text
-        .iter()
-        .take_while(|byte| byte.is_ascii_hexdigit())
-        .count();
-    let fits = |(at, byte): &(usize, &u8)| match at {
-        8 | 13 | 18 | 23 => **byte == b'-',
-        _ => byte.is_ascii_hexdigit(),
-    };
-    let dashed = text.iter().take(UUID).enumerate().take_while(fits).count();
-    let is_id =
-        |length: usize, whole: usize| length >= whole || (length > CUT && length == text.len());
-    match (is_id(dashed, UUID), is_id(bare, BARE_UUID)) {
-        (true, _) => dashed,
-        (_, true) => bare,
-        _ => 0,
-    }
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.trim_end_matches('\r').chars() {
-        if c == '\t' {
-            out.push(' ');
-        } else if c.is_control() || is_invisible(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
-/// Characters that break lines, turn the direction of text or cannot be seen.
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::redact::{BARE_UUID, CUT, UUID};
 
     const ID: &str = "AAAAAAAA-bbbb-4ccc-8ddd-eeeeeeeeeeee";
 
