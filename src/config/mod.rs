@@ -69,11 +69,26 @@ pub struct Panel {
     /// For a whole request, body included.
     pub timeout: Duration,
     /// Proxy to reach it by (`http`, `https`, `socks5`, `socks5h`); the environment's are not used.
-    pub proxy: Option<url::Url>,
+    pub proxy: Option<Proxy>,
     /// Most bytes of an answer's body, decompressed.
     pub body_bytes_max: usize,
     /// Most users in an answer.
     pub users_max: usize,
+}
+
+/// A proxy's address. It may hold a password: `Debug` shows scheme and host only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Proxy(pub url::Url);
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}://{}",
+            self.0.scheme(),
+            self.0.host_str().unwrap_or_default()
+        )
+    }
 }
 
 /// What is done with the allowed users.

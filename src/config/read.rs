@@ -8,8 +8,8 @@ use super::problems::{Complaint, Found, Place, Problems};
 use super::source::Source;
 use super::toml_file::TomlFile;
 use super::{
-    ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Log, Output, Panel, Sync, addresses,
-    nodes, token, unknown, values, xrays,
+    ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Log, Output, Panel, Proxy, Sync,
+    addresses, nodes, token, unknown, values, xrays,
 };
 use crate::model::ids::NodeId;
 
@@ -114,7 +114,7 @@ fn panel(source: &Source, need: Need) -> Option<Panel> {
     let section = source.section("panel");
     let url = section.value("url", addresses::panel_url);
     let timeout = section.value("timeout", values::duration(TIMEOUT_MAX));
-    let proxy = section.optional("proxy", addresses::proxy);
+    let proxy = section.optional("proxy", addresses::proxy).map(Proxy);
     let body_bytes_max = section.value("body_bytes_max", values::integer(1024..=BODY_BYTES_MAX));
     let users_max = section.value("users_max", values::integer(1..=USERS_MAX));
     let token = match (token::read(source), need) {

@@ -287,7 +287,7 @@ flow = ""
 fn every_key_of_the_file_is_read() {
     let config = run(FULL, &[]);
     let panel = config.panel.unwrap();
-    assert_eq!(panel.proxy.unwrap().as_str(), "socks5h://u:p@h:1");
+    assert_eq!(panel.proxy.unwrap().0.as_str(), "socks5h://u:p@h:1");
     assert_eq!((panel.body_bytes_max, panel.users_max), (4096, 9));
     assert_eq!(config.sync.resync_interval, seconds(3600));
     assert_eq!(

@@ -51,7 +51,7 @@ impl PanelClient {
             .user_agent(concat!("xray-agent/", env!("CARGO_PKG_VERSION")))
             .no_proxy();
         if let Some(proxy) = &config.proxy {
-            let proxy = reqwest::Proxy::all(proxy.clone()).map_err(|e| error::chain(&e))?;
+            let proxy = reqwest::Proxy::all(proxy.0.clone()).map_err(|e| error::chain(&e))?;
             builder = builder.proxy(proxy);
         }
         let http = builder.build().map_err(|e| error::chain(&e))?;
