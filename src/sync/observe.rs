@@ -191,6 +191,8 @@ impl Observer {
     ) -> Result<Known, ObserveError> {
         let all = self.listing().await?;
         let listing = all.as_deref().map_or(Listing::Unavailable, Listing::Known);
+        // What goes wrong here goes wrong with the list, too, and is told there.
+        let before = self.client.users_count(&self.inbound.tag).await.ok();
         let users = match self.client.users(&self.inbound.tag).await {
             Ok(users) => Some(users),
             Err(XrayError::Unimplemented(_)) => None,
@@ -228,6 +230,8 @@ impl Observer {
         };
         let count = self.client.users_count(&self.inbound.tag).await?;
         known.unlisted = count - known.listed();
+        // Changed while it was read: what is missing in the list may be anything.
+        known.stale = before != Some(count);
         Ok(known)
     }
 
