@@ -175,7 +175,7 @@ impl InboundSync {
             let mut draft = self.draft(pass).await?;
             self.note(&draft);
             self.rest(&mut draft.plan);
-            self.keep_state(&draft);
+            self.keep_state();
             if draft.plan.is_empty() {
                 return Ok(());
             }
@@ -399,18 +399,25 @@ impl InboundSync {
         });
         if self.status.error.is_none() && self.status.held == 0 {
             self.status.last_success = Some(self.parts.observer.clock.now());
+            self.keep_count();
         }
     }
 
-    fn keep_state(&mut self, draft: &Draft) {
-        let mut kept = self.state.clone();
-        if draft.verdict.held.is_empty() {
-            kept.absences = Absences::default();
-            if draft.plan.is_empty() && self.status.unknown_sources.is_empty() {
-                kept.applied_count = draft.wanted.len();
-            }
+    /// How many were applied: what the next removals are measured against, also by another process.
+    fn keep_count(&mut self) {
+        let applied = self.status.live;
+        if self.status.unknown_sources.is_empty() && self.state.applied_count != applied {
+            self.state.applied_count = applied;
+            self.keep_state();
         }
-        self.state.applied_count = kept.applied_count;
+    }
+
+    /// Absences are counted on after a restart as long as they hold a removal up.
+    fn keep_state(&mut self) {
+        let mut kept = self.state.clone();
+        if self.status.held == 0 {
+            kept.absences = Absences::default();
+        }
         if let Err(error) = self.parts.observer.folder.save_state(&kept) {
             self.said
                 .failure(format!("{error}; held removals start anew after a restart"));
