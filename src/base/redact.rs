@@ -11,10 +11,11 @@ pub const BARE_UUID: usize = 32;
 /// as good as whole.
 pub const CUT: usize = 16;
 
-/// One line for a log: at most `chars_max` characters of `text`, UUIDs cut, harmless.
+/// One line for a log: at most `chars_max` characters, UUIDs cut, harmless. A UUID at the edge is cut
+/// before the text is, or most of it would be shown.
 pub fn line(text: &str, chars_max: usize) -> String {
-    let beginning: String = text.trim_end().chars().take(chars_max).collect();
-    escaped(&uuids(&beginning))
+    let beginning: String = uuids(text.trim_end()).chars().take(chars_max).collect();
+    escaped(&beginning)
 }
 
 /// Cuts every UUID in `text` to its first 8 characters and an ellipsis: also one without dashes, and one
@@ -106,6 +107,9 @@ mod tests {
         assert_eq!(line("a\u{1b}[31m\nb \n", 100), "a\\u{1b}[31m\\nb");
         assert_eq!(line("abcdef", 3), "abc");
         assert_eq!(line(ID, 20), "AAAAAAAA…");
+        let edge = format!("xy{ID}");
+        assert_eq!(line(&edge, 37), "xyAAAAAAAA…");
+        assert_eq!(line(&edge, 5), "xyAAA");
     }
 
     proptest! {

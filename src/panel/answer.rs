@@ -37,6 +37,12 @@ pub(super) fn data(
     body: &[u8],
 ) -> Result<&RawValue, Reason> {
     let retry_after = retry_after_secs.map(Duration::from_secs);
+    // Serde would take a list of the fields' values, too.
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    if !is_object && !body.is_empty() {
+        let why = "not with the panel's JSON object";
+        return Err(Reason::malformed(status, retry_after, why, body));
+    }
     let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|e| {
         let why = if body.is_empty() {
             "with no body".to_owned()
@@ -62,6 +68,9 @@ pub(super) fn data(
 /// The users in the `data` of `allowed-uuids`.
 pub(super) fn allowed(data: &RawValue, node: NodeId, users_max: usize) -> Result<UserList, Reason> {
     let absurd = |why: String| Reason::Absurd(why);
+    if !data.get().starts_with('{') {
+        return Err(absurd("the answer's data is not {node_id, uuids}".into()));
+    }
     let data: AllowedData<'_> = serde_json::from_str(data.get())
         .map_err(|e| absurd(format!("the answer's data is not {{node_id, uuids}}: {e}")))?;
     if data.node_id != node.0 {
@@ -117,6 +126,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::secret::Secret;
 
     const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 
@@ -158,6 +168,8 @@ mod tests {
             r#"{"code":"200","data":{"node_id":1,"uuids":[]}}"#.into(),
             r#"{"code":200,"data":null}"#.into(),
             r#"{"code":200,"data":[]}"#.into(),
+            format!(r#"{{"code":200,"data":[1,["{A}"]]}}"#),
+            format!(r#"[200,"ok",{{"node_id":1,"uuids":["{A}"]}}]"#),
             r#"{"code":200,"data":{"node_id":1}}"#.into(),
             r#"{"code":200,"data":{"uuids":[]}}"#.into(),
             r#"{"code":200,"data":{"node_id":2,"uuids":[]}}"#.into(),
@@ -192,9 +204,33 @@ mod tests {
     }
 
     #[test]
+    fn an_error_tells_neither_the_token_nor_a_user() {
+        let token = Secret::new("canary-token");
+        let edge = "x".repeat(195);
+        for secret in [A, token.expose()] {
+            let message = format!(r#"{{"code":500,"message":"{edge}{secret}"}}"#);
+            let spoiled = [
+                format!("{edge}{secret}"),
+                format!("{}{secret}", &edge[..170]),
+                message,
+                format!(r#"{{"code":"{secret}"}}"#),
+                format!(r#"{{"code":200,"data":"{secret}"}}"#),
+                format!(r#"{{"code":200,"data":{{"node_id":"{secret}","uuids":[]}}}}"#),
+                list(&format!(r#""{secret}""#)),
+                list(&format!(r#"{{"{secret}":1}}"#)),
+            ];
+            for body in spoiled {
+                let told = read(&body).unwrap_err().told(&token).to_string();
+                assert!(!told.contains(&secret[..10]), "{told}");
+            }
+        }
+    }
+
+    #[test]
     fn an_error_shows_the_beginning_without_uuids() {
         let body = format!("<html>{A} {}", "x".repeat(1000));
         let error = data(StatusCode::BAD_GATEWAY, Some(7), body.as_bytes()).unwrap_err();
+        let error = error.told(&Secret::new("token"));
         let text = error.to_string();
         assert!(
             text.contains("502") && text.contains("<html>aaaaaaaa"),

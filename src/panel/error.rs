@@ -1,5 +1,6 @@
-//! What a call to the panel can come to: it names the address (never the token), what came back, and
-//! what to do about it.
+//! What a call to the panel can come to: it names the address, what came back, and what to do about
+//! it. Keeps: a panel may send back whatever it was sent, so nothing of an answer is told before
+//! [`Reason::told`] took the token out and shortened users.
 
 use std::error::Error;
 use std::time::Duration;
@@ -7,9 +8,12 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::base::redact;
+use crate::base::secret::Secret;
 
 /// Most characters of an answer that are shown.
 const SHOWN_CHARS: usize = 200;
+/// So many bytes of an answer are kept to find those in: tokens and users at the edge are whole.
+const KEPT_BYTES: usize = 20 * SHOWN_CHARS;
 
 /// A call that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +31,17 @@ pub enum Reason {
     /// Connection, TLS, proxy or protocol.
     #[error("{0}")]
     Transport(String),
-    /// No whole answer within the time.
-    #[error("no whole answer in time (HTTP_TIMEOUT_SECONDS, panel.timeout)")]
+    /// No answer within the time.
+    #[error("no answer in time (HTTP_TIMEOUT_SECONDS, panel.timeout)")]
     Timeout,
+    /// An answer whose body did not come, or not whole.
+    #[error("answered {status}, but its body cannot be read: {why}")]
+    CutShort {
+        /// Status of the answer.
+        status: StatusCode,
+        /// What happened to the body.
+        why: String,
+    },
     /// A 3xx.
     #[error(
         "answered {status}, a redirect to {to:?}, which is not followed: the token would go along. \
@@ -66,11 +78,13 @@ pub enum Reason {
         retry_after: Option<Duration>,
     },
     /// A success whose content cannot be right.
-    #[error("{0}; the users that are there stay")]
+    #[error("answered 200 OK, but {0}; the users that are there stay")]
     Absurd(String),
     /// A body over the limit.
-    #[error("the answer is larger than {bytes_max} bytes (panel.body_bytes_max)")]
+    #[error("answered {status} with more than {bytes_max} bytes (panel.body_bytes_max)")]
     TooLarge {
+        /// Status of the answer.
+        status: StatusCode,
         /// The limit.
         bytes_max: usize,
     },
@@ -83,6 +97,15 @@ impl Reason {
         } else {
             Self::Transport(chain(error))
         }
+    }
+
+    /// Of a failure in the middle of the answer.
+    pub(super) fn of_body(status: StatusCode, error: &reqwest::Error) -> Self {
+        let why = match Self::of_transport(error) {
+            Self::Timeout => "not whole in time (HTTP_TIMEOUT_SECONDS, panel.timeout)".to_owned(),
+            other => other.to_string(),
+        };
+        Self::CutShort { status, why }
     }
 
     pub(super) fn malformed(
@@ -98,6 +121,27 @@ impl Reason {
             retry_after,
         }
     }
+
+    /// What may be told of it.
+    pub(super) fn told(mut self, token: &Secret) -> Self {
+        match &mut self {
+            // Nothing of the answer's content is in these.
+            Self::Transport(_) | Self::Timeout | Self::TooLarge { .. } => {}
+            Self::CutShort { why: text, .. }
+            | Self::Refused { message: text, .. }
+            | Self::Redirected { to: text, .. }
+            | Self::Absurd(text) => make_tellable(text, token),
+            Self::Malformed { why, beginning, .. } => {
+                make_tellable(why, token);
+                make_tellable(beginning, token);
+            }
+        }
+        self
+    }
+}
+
+fn make_tellable(text: &mut String, token: &Secret) {
+    *text = redact::line(&text.replace(token.expose(), "***"), SHOWN_CHARS);
 }
 
 impl PanelError {
@@ -129,11 +173,9 @@ pub(super) fn chain(error: &reqwest::Error) -> String {
     redact::line(&out, 2 * SHOWN_CHARS)
 }
 
+/// The first bytes of an answer, as they are.
 pub(super) fn beginning(body: &[u8]) -> String {
-    redact::line(
-        &String::from_utf8_lossy(&body[..body.len().min(4 * SHOWN_CHARS)]),
-        SHOWN_CHARS,
-    )
+    String::from_utf8_lossy(&body[..body.len().min(KEPT_BYTES)]).into_owned()
 }
 
 fn mend(code: i64, message: &str) -> &'static str {

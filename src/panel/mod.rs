@@ -62,9 +62,9 @@ impl PanelClient {
     /// holds.
     pub async fn allowed(&self, node: NodeId, etag: Option<&str>) -> Result<Allowed, PanelError> {
         let url = self.url(&format!("api/internal/nodes/{node}/allowed-uuids"));
-        let fail = |reason| PanelError {
+        let fail = |reason: Reason| PanelError {
             url: url.to_string(),
-            reason,
+            reason: reason.told(&self.config.token),
         };
         let mut request = self
             .http
@@ -85,6 +85,10 @@ impl PanelClient {
 
     async fn read(&self, node: NodeId, response: Response) -> Result<Allowed, Reason> {
         let status = response.status();
+        if status == StatusCode::NOT_MODIFIED {
+            let why = "nobody asked whether the list changed (no ETag was sent)";
+            return Err(Reason::malformed(status, None, why, b""));
+        }
         if status.is_redirection() {
             return Err(Reason::Redirected {
                 status,
@@ -102,14 +106,16 @@ impl PanelClient {
 
     /// The whole body, decompressed, up to the configured size.
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Reason> {
+        let status = response.status();
         let mut body = Vec::new();
         while let Some(part) = response
             .chunk()
             .await
-            .map_err(|e| Reason::of_transport(&e))?
+            .map_err(|e| Reason::of_body(status, &e))?
         {
             if body.len() + part.len() > self.config.body_bytes_max {
                 return Err(Reason::TooLarge {
+                    status,
                     bytes_max: self.config.body_bytes_max,
                 });
             }

@@ -130,7 +130,7 @@ fn said(text: String) -> XrayError {
 
 /// The first 200 characters, UUIDs in it cut to their first 8.
 fn shortened(text: &str) -> String {
-    crate::base::redact::uuids(&text.chars().take(200).collect::<String>())
+    crate::base::redact::line(text, 200)
 }
 
 #[cfg(test)]
