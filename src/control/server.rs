@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy, sink};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tracing::debug;
@@ -19,6 +19,8 @@ use crate::base::files::FileError;
 
 /// A client has this long to ask.
 const QUESTION_TAKES: Duration = Duration::from_secs(5);
+/// Of a question that is too long, this much more is read and thrown away.
+const IGNORED_BYTES_MAX: u64 = 1 << 20;
 /// Conversations at once; further ones wait in the kernel.
 const CONVERSATIONS_MAX: usize = 32;
 
@@ -80,6 +82,10 @@ impl Server {
         bytes.push(b'\n');
         // A client that went away has no use for the answer.
         let _ = timeout(QUESTION_TAKES, write.write_all(&bytes)).await;
+        let _ = write.shutdown().await;
+        // A socket closed with unread bytes in it takes the answer back from the client.
+        let mut rest = limited.into_inner().into_inner().take(IGNORED_BYTES_MAX);
+        let _ = timeout(QUESTION_TAKES, copy(&mut rest, &mut sink())).await;
     }
 }
 

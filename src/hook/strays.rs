@@ -178,6 +178,11 @@ mod tests {
         command.arg("600").envs(marked.then_some((TOKEN, token())));
         let mut other = command.spawn().unwrap();
         let number = pid(i32::try_from(other.id()).unwrap());
+        // It is started a moment before its environment can be read.
+        let environment = format!("/proc/{}/environ", other.id());
+        while std::fs::read(&environment).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         let mut found = || strays.find(None).iter().any(|child| child.pid == number);
         let was_found = found();
         other.kill().unwrap();
