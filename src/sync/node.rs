@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, warn};
 
@@ -88,6 +88,8 @@ struct NodeLoop {
     applied: u64,
     served: u64,
     polled_once: bool,
+    /// What is in the files: the list, and the answer kept for a start without the panel.
+    written: Option<(Users, Users)>,
 }
 
 /// Runs until the end is asked for.
@@ -139,6 +141,7 @@ impl NodeLoop {
             applied: 0,
             served: 0,
             polled_once: false,
+            written: None,
             parts,
             link,
         })
@@ -294,6 +297,14 @@ impl NodeLoop {
         let (Some(listed), Some(answer)) = (self.listed.clone(), self.answer.clone()) else {
             return;
         };
+        let content = (listed.clone(), answer.clone());
+        // Counts of absence are in the files, too: while somebody is held they change.
+        if self.status.held == 0
+            && self.written.as_ref() == Some(&content)
+            && self.parts.files.are_there()
+        {
+            return;
+        }
         let (parts, absences) = (self.parts.clone(), self.absences.clone());
         let held = self.status.held > 0;
         let written = spawn_blocking(move || {
@@ -302,12 +313,9 @@ impl NodeLoop {
             let absences = if held { absences } else { Absences::default() };
             write_json(&parts.state_file, &Kept { absences })
         });
-        self.wrote(
-            written
-                .await
-                .map_err(|e| e.to_string())
-                .and_then(|r| r.map_err(|e| e.to_string())),
-        );
+        let written = flat(written.await);
+        self.written = written.is_ok().then_some(content);
+        self.wrote(written);
     }
 
     fn wrote(&mut self, result: Result<(), String>) {
@@ -357,10 +365,14 @@ impl NodeLoop {
         let parts = self.parts.clone();
         let written =
             spawn_blocking(move || parts.files.write_applied(&users, parts.clock.now())).await;
-        self.wrote(
-            written
-                .map_err(|e| e.to_string())
-                .and_then(|r| r.map_err(|e| e.to_string())),
-        );
+        self.wrote(flat(written));
+    }
+}
+
+/// The outcome of a file operation on a thread of its own, as text for the status.
+fn flat(outcome: Result<Result<(), FileError>, JoinError>) -> Result<(), String> {
+    match outcome {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic.to_string()),
     }
 }
