@@ -29,8 +29,10 @@ use crate::model::progress::Progress;
 use crate::panel::PanelClient;
 use crate::xray::client::XrayClient;
 
-/// A loop that was silent for this much longer than its longest single wait hangs.
+/// A loop that was silent for this much longer than the calls in a row that it may wait for hangs.
 const HANGS_AFTER: Duration = Duration::from_mins(2);
+/// Calls that a pass may make one after the other without a sign of progress.
+const CALLS_IN_A_ROW: u32 = 6;
 
 /// Why the engine could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +190,8 @@ impl Engine {
         }
         for (parts, link) in self.inbounds {
             let name = format!("inbound {}", parts.key);
-            supervisor.watched_task(name, Kind::Essential, HANGS_AFTER, move |shutdown, beat| {
+            let hangs_after = HANGS_AFTER + parts.observer.client.longest_call() * CALLS_IN_A_ROW;
+            supervisor.watched_task(name, Kind::Essential, hangs_after, move |shutdown, beat| {
                 inbound_loop::run(parts.clone(), link.clone(), shutdown, beat)
             });
         }

@@ -104,6 +104,11 @@ impl XrayClient {
         self.shared.config.in_flight
     }
 
+    /// The longest that one call can take.
+    pub fn longest_call(&self) -> Duration {
+        self.shared.config.rpc_timeout * BULK_FACTOR
+    }
+
     /// Changes each time a connection is gone: the first sign that Xray ended.
     pub fn lost_connections(&self) -> watch::Receiver<u64> {
         self.shared.lost.clone()
