@@ -192,11 +192,14 @@ impl Executor<'_> {
     }
 
     /// The live set was not as we thought: reads the entry that is in the way, and replaces it
-    /// unless it is just what we would write.
+    /// unless it is just what we would write, or must not be touched.
     async fn converge(&self, user: UserId, email: &str) -> Result<(), XrayError> {
         if let Some(found) = self.client.user(self.tag, email).await? {
             if found.email == email && self.spec.is_as_written(user, &found) {
                 return Ok(());
+            }
+            if self.spec.is_alien(&found) {
+                return Err(XrayError::AlreadyExists);
             }
             self.remove(&found.email).await?;
         }

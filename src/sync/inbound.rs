@@ -383,6 +383,14 @@ impl InboundSync {
         self.status.held_polls =
             (self.status.held > 0).then_some((draft.verdict.needed, draft.verdict.seen));
         self.status.conflicts = draft.collisions + draft.plan.conflicts.len();
+        let aliens = known.live.aliens();
+        if aliens > 0 {
+            self.said.once("aliens", || {
+                warn!(inbound = %self.parts.key, entries = aliens, "somebody put entries with \
+                    another protocol's account into this inbound, and removing one would end Xray: \
+                    they are left alone, and go when Xray is restarted");
+            });
+        }
     }
 
     /// After a pass that went through.

@@ -15,6 +15,19 @@ pub struct Entry {
     pub email: String,
     /// Its secret, where a user of ours could have that one.
     pub secret: Option<SecretKey>,
+    /// Its account is of another protocol than the inbound's. VMess keeps such an entry although it
+    /// refuses it, and removing it ends the whole Xray: it stays until Xray is restarted.
+    pub alien: bool,
+}
+
+impl Entry {
+    fn of(found: User, spec: &AccountSpec) -> Self {
+        Self {
+            secret: spec.secret_of(&found),
+            alien: spec.is_alien(&found),
+            email: found.email,
+        }
+    }
 }
 
 /// What is live in an inbound.
@@ -35,21 +48,14 @@ impl LiveSet {
         let mut live = Self::default();
         for found in listed {
             let Some(user) = emails.read(&found.email) else {
-                let secret = spec.secret_of(&found);
-                live.foreign.push(Entry {
-                    email: found.email,
-                    secret,
-                });
+                live.foreign.push(Entry::of(found, spec));
                 continue;
             };
             if found.email == emails.write(user) && spec.is_as_written(user, &found) {
                 live.fit.push(user);
             } else {
-                let secret = spec.secret_of(&found);
-                live.odd.entry(user).or_default().push(Entry {
-                    email: found.email,
-                    secret,
-                });
+                let entry = Entry::of(found, spec);
+                live.odd.entry(user).or_default().push(entry);
             }
         }
         live.fit.sort_unstable();
@@ -63,6 +69,7 @@ impl LiveSet {
         let fitting = |user: UserId| Entry {
             email: emails.write(user),
             secret: Some(spec.kind.secret_key(user)),
+            alien: false,
         };
         for twice in self
             .fit
@@ -85,6 +92,18 @@ impl LiveSet {
     /// How many users of ours are live.
     pub fn managed(&self) -> usize {
         self.fit.len() + self.odd.len()
+    }
+
+    /// Whether this user has an entry that must not be touched.
+    pub fn is_stuck(&self, user: UserId) -> bool {
+        let entries = self.odd.get(&user);
+        entries.is_some_and(|entries| entries.iter().any(|entry| entry.alien))
+    }
+
+    /// How many entries must not be touched.
+    pub fn aliens(&self) -> usize {
+        let odd = self.odd.values().flatten();
+        odd.chain(&self.foreign).filter(|entry| entry.alien).count()
     }
 
     /// Users of ours, ascending within each of the two kinds.

@@ -21,7 +21,8 @@ pub struct Plan {
     pub repairs: Vec<Repair>,
     /// And: users who are added, ascending.
     pub additions: Vec<UserId>,
-    /// Wanted, but a foreign user has their secret: left as they are.
+    /// Wanted, but a foreign user has their secret, or their entry must not be touched: left as
+    /// they are.
     pub conflicts: Vec<UserId>,
 }
 
@@ -66,11 +67,11 @@ pub struct Rules<'a> {
     pub exclusive: bool,
 }
 
-/// Users of ours who are live and not wanted, ascending.
+/// Users of ours who are live, not wanted and can be removed, ascending.
 pub fn leaving(live: &LiveSet, wanted: &[UserId]) -> Vec<UserId> {
     let mut leaving: Vec<_> = live
         .ours()
-        .filter(|user| wanted.binary_search(user).is_err())
+        .filter(|user| wanted.binary_search(user).is_err() && !live.is_stuck(*user))
         .collect();
     leaving.sort_unstable();
     leaving
@@ -99,7 +100,9 @@ pub fn plan(live: &LiveSet, wanted: &[UserId], confirmed: &[UserId], rules: Rule
 impl Plan {
     fn remove_foreign(&mut self, foreign: &[Entry]) {
         // Xray cannot remove an entry without an e-mail.
-        let removable = foreign.iter().filter(|entry| !entry.email.is_empty());
+        let removable = foreign
+            .iter()
+            .filter(|entry| !entry.email.is_empty() && !entry.alien);
         self.removals.extend(removable.map(|entry| Removal {
             user: None,
             emails: vec![entry.email.clone()],
@@ -130,7 +133,7 @@ impl Plan {
             }
             let own = rules.kind.secret_key(*user);
             let emails = emails_of(entries);
-            if foreign.contains(&own) {
+            if foreign.contains(&own) || live.is_stuck(*user) {
                 self.conflicts.push(*user);
             } else if entries.iter().all(|entry| entry.secret == Some(own)) {
                 self.repairs.push(Repair {

@@ -203,6 +203,36 @@ fn a_foreign_user_with_the_secret_of_an_allowed_one_is_a_conflict() {
 }
 
 #[test]
+fn an_entry_of_another_protocol_is_never_touched() {
+    let (spec, emails) = (spec(), Emails::first("in", true));
+    let vmess = AccountSpec {
+        kind: AccountKind::Vmess,
+        ..spec.clone()
+    };
+    let [wanted, unwanted, other] = [user(0), user(3), user(6)];
+    let listed = [
+        vmess.user(wanted, wanted.text()),
+        vmess.user(unwanted, unwanted.text()),
+        vmess.user(other, "admin@home".into()),
+    ];
+    let live = LiveSet::of(listed, &spec, &emails);
+    assert_eq!(live.aliens(), 3);
+    let rules = Rules {
+        kind: &spec.kind,
+        emails: &emails,
+        exclusive: true,
+    };
+    let leaving = leaving(&live, &[wanted, other]);
+    let plan = plan(&live, &[wanted, other], &leaving, rules);
+    let expected = Plan {
+        additions: vec![other],
+        conflicts: vec![wanted],
+        ..Plan::default()
+    };
+    assert_eq!(plan, expected);
+}
+
+#[test]
 fn a_user_listed_twice_is_written_once() {
     let (spec, emails) = (spec(), Emails::first("in", true));
     let twice = [

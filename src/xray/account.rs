@@ -183,6 +183,19 @@ impl AccountSpec {
             })
     }
 
+    /// Whether the entry's account is of another protocol, so that its removal ends Xray. Of the
+    /// protocols only VMess keeps entries that it refused, of whatever type.
+    pub fn is_alien(&self, found: &User) -> bool {
+        let own = self.kind.protocol();
+        found
+            .account
+            .as_ref()
+            .is_some_and(|account| match protocol_of_account(&account.r#type) {
+                Some(protocol) => protocol != own,
+                None => own == Protocol::Vmess,
+            })
+    }
+
     /// Which secret the entry holds, if it is one that a user of ours could have.
     pub fn secret_of(&self, found: &User) -> Option<SecretKey> {
         found
@@ -373,6 +386,24 @@ mod tests {
                     "{kind:?} as {other:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn an_account_of_another_protocol_is_alien() {
+        for kind in kinds() {
+            let spec = AccountSpec { kind, level: 0 };
+            let mut entry = spec.user(user(1), "e".into());
+            for other in kinds() {
+                entry.account = Some(other.account(user(1)));
+                let expected = other.protocol() != spec.kind.protocol();
+                assert_eq!(spec.is_alien(&entry), expected, "{other:?} in {spec:?}");
+            }
+            entry.account = Some(TypedMessage {
+                r#type: "xray.proxy.shadowsocks_2022.User".into(),
+                ..TypedMessage::default()
+            });
+            assert_eq!(spec.is_alien(&entry), spec.kind == AccountKind::Vmess);
         }
     }
 
