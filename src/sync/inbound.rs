@@ -70,6 +70,7 @@ pub struct InboundSync {
     state: InboundState,
     emails: Emails,
     known: Option<Known>,
+    away: bool,
     resting: BTreeMap<UserId, Rest>,
     suspects: BTreeSet<UserId>,
     status: InboundStatus,
@@ -113,6 +114,7 @@ impl InboundSync {
             state,
             emails,
             known: None,
+            away: false,
             resting: BTreeMap::new(),
             suspects: BTreeSet::new(),
             status,
@@ -135,9 +137,10 @@ impl InboundSync {
         self.known.as_ref().is_some_and(Known::is_stale) && self.status.error.is_none()
     }
 
-    /// Whether Xray was away at the last pass.
+    /// Whether Xray was away or silent at the last pass. What it answers with a refusal, or what we
+    /// refuse, does not change by asking again at once.
     pub fn is_down(&self) -> bool {
-        self.known.is_none() && self.status.error.is_some()
+        self.away
     }
 
     /// Makes live users equal to wanted ones, as far as it can be done now.
@@ -148,8 +151,12 @@ impl InboundSync {
         }
         let before = self.status.added + self.status.removed;
         match self.rounds(pass).await {
-            Ok(()) => self.settle(),
+            Ok(()) => {
+                self.away = false;
+                self.settle();
+            }
             Err(error) => {
+                self.away = error.is_away();
                 if error.is_down() {
                     self.known = None;
                 }

@@ -37,6 +37,11 @@ pub enum ObserveError {
 }
 
 impl ObserveError {
+    /// Whether Xray is away, or does not answer.
+    pub fn is_away(&self) -> bool {
+        self.is_down() || matches!(self, Self::Xray(XrayError::Timeout(_)))
+    }
+
     /// Whether Xray is away altogether.
     pub fn is_down(&self) -> bool {
         matches!(self, Self::Xray(error) if error.is_down())

@@ -18,7 +18,7 @@ use xray_agent::xray::proto::xray::proxy::{
 use super::life::{Stage, entry, run, set, start, vless_entry};
 use crate::lab::inbounds::STATIC_EMAIL;
 use crate::lab::secrets::random_key;
-use crate::lab::{AgentCommand, Client, Origin, Route, ServerConfig, eventually, uuid};
+use crate::lab::{AgentCommand, Answer, Client, Origin, Route, ServerConfig, eventually, uuid};
 use crate::support::{Api, LONG};
 
 const VISION: &str = "xtls-rprx-vision";
@@ -392,5 +392,26 @@ async fn inbounds_without_users_of_their_own_are_refused_and_the_others_served()
         stage.live(tag, emails(tag, &[&kept])).await?;
     }
     ensure!(stage.xray.is_alive());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refused_inbound_is_looked_at_again_at_each_poll_and_no_oftener() -> Result<()> {
+    let stage = Stage::set(ServerConfig::new().vless("in-vless").socks("in-socks")).await?;
+    stage.allow([uuid()]);
+    let command = stage
+        .agent_on("in-vless+in-socks")
+        .env("INTERVAL_SECONDS", "3600");
+    let agent = start(&command).await?;
+    agent.await_log(&["WARN", "in-socks"], LONG).await?;
+    // The panel takes its time over one poll: time enough for one that hammers.
+    let answer = Answer::users(1, &json!([uuid()])).after(Duration::from_secs(2));
+    stage.panel.set_answer(1, answer);
+    run(&command, &["sync"], 1).await?;
+    let log = agent.log();
+    let passes = log
+        .lines()
+        .filter(|line| line.contains("in-socks") && line.contains("still: "));
+    ensure!(passes.count() == 1, "{log}");
     Ok(())
 }
