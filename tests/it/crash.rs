@@ -155,8 +155,8 @@ async fn hostile_entries_of_the_panels_list_never_reach_xray() -> Result<()> {
     ensure!(!once.stderr.contains(&good), "a whole UUID in the log");
     let client = Client::start_many(&tags.map(|tag| config.route(tag, &upper))).await?;
     let origin = Origin::start().await?;
-    for which in 0..tags.len() {
-        client.get(which, &origin).await.context(tags[which])?;
+    for (which, tag) in tags.into_iter().enumerate() {
+        client.get(which, &origin).await.context(tag)?;
     }
     Ok(())
 }
@@ -364,11 +364,15 @@ impl OtherHand {
             is_only_tags: false,
         };
         let all: WholeInbounds = self.call("ListInbounds", question).await?;
-        let found = all.inbounds.into_iter().find(|one| one.tag == spare);
-        let mut inbound = found.context("no such spare inbound")?;
+        let found = all.inbounds.iter().find(|one| one.tag == spare);
+        let mut inbound = found.cloned().context("no such spare inbound")?;
         inbound.tag = tag.to_owned();
-        self.remove(tag).await?;
-        self.remove(spare).await?;
+        for gone in [tag, spare] {
+            let there = all.inbounds.iter().any(|one| one.tag == gone);
+            if there {
+                self.remove(gone).await?;
+            }
+        }
         let inbounds = vec![inbound];
         self.call("AddInbound", WholeInbounds { inbounds }).await
     }
@@ -428,6 +432,36 @@ async fn inbounds_replaced_by_another_hand_between_two_polls_are_told_apart() ->
     }
     ensure!(agent.terminate(LONG).await?.success());
     Ok(())
+}
+
+#[tokio::test]
+async fn an_inbound_that_is_taken_away_and_put_back_is_filled_again() -> Result<()> {
+    let config = ServerConfig::new()
+        .vless("in-a")
+        .vless("in-b")
+        .trojan("spare");
+    let mut stage = Stage::set(&config).await?;
+    let unharmed = Unharmed::so_far(&stage.xray);
+    let users = [uuid(), uuid(), uuid()];
+    let emails = |tag: &str, users: &[String]| set(users.iter().map(|u| format!("{tag}.{u}")));
+    stage.allow(&users[..2]);
+    let command = stage.agent_on("in-a+in-b");
+    let _agent = start(&command).await?;
+    stage.live("in-a", emails("in-a", &users[..2])).await?;
+
+    let hand = OtherHand::connect(&stage.xray).await?;
+    hand.remove("in-a").await?;
+    stage.allow(&users);
+    let without = run(&command, &["sync"], 1).await?;
+    let why = "Xray has no inbound \"in-a\"; it has: in-b, spare";
+    ensure!(without.stderr.contains(why), "{without:#?}");
+    ensure!(stage.emails("in-b").await? == emails("in-b", &users));
+
+    hand.put_in_place("in-a", "spare").await?;
+    stage.live("in-a", emails("in-a", &users)).await?;
+    let client = Client::start_many(&[config.route("spare", &users[2])]).await?;
+    client.get(0, &Origin::start().await?).await?;
+    unharmed.check(&mut stage.xray)
 }
 
 #[tokio::test]

@@ -301,6 +301,38 @@ async fn a_lost_state_folder_cuts_nobody_and_changes_no_email() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_apply_that_was_cut_short_is_finished_by_the_next_one() -> Result<()> {
+    let mut stage = Stage::set(ServerConfig::new().vless(TAG)).await?;
+    let users: Vec<String> = (0..3_000).map(nth_uuid).collect();
+    let begun = async |stage: &Stage| {
+        eventually("some users are live", LONG, async || {
+            let live = stage.emails(TAG).await.map_or(0, |emails| emails.len());
+            Some(live).filter(|live| *live > 0)
+        })
+        .await
+    };
+    stage.allow(&users);
+    // One call at a time, so that there is time to come in between.
+    let slowly = format!(
+        "[[xray]]\naddress = '{}'\nin_flight = 1\n[[node]]\nid = 1\ninbounds = ['{TAG}']\n",
+        stage.xray.api_addr()
+    );
+    let slowly = stage.agent_with(&slowly)?.env("RUST_LOG", "info");
+    let mut agent = start(&slowly).await?;
+    let live = begun(&stage).await?;
+    agent.kill9().await?;
+    ensure!(live < users.len(), "{live} were live already");
+
+    // The next one has an Xray that dies under its calls: none of those users is to blame.
+    let agent = start(&slowly).await?;
+    stage.xray.restart().await?;
+    let live = begun(&stage).await?;
+    ensure!(live < users.len(), "{live} were live already");
+    stage.xray.restart().await?;
+    stage.live(TAG, &users).await.with_context(|| agent.log())
+}
+
+#[tokio::test]
 async fn ten_thousand_users_are_applied_and_then_nothing_is_left_to_do() -> Result<()> {
     let stage = Stage::set(ServerConfig::new().vless(TAG)).await?;
     let users: Vec<String> = (0..10_000).map(nth_uuid).collect();
@@ -375,8 +407,8 @@ async fn the_state_folder_is_private_and_has_one_agent() -> Result<()> {
     ensure!(mode(&state)? == 0o700, "{:o}", mode(&state)?);
     ensure!(mode(&state.join("control.sock"))? == 0o600);
     for file in files(&state)? {
-        let is_private = mode(&file)? & 0o077 == 0;
-        ensure!(is_private, "{}: {:o}", file.display(), mode(&file)?);
+        let mode = mode(&file)?;
+        ensure!(mode == 0o600, "{}: {mode:o}", file.display());
     }
     ensure!(first.terminate(STOP).await?.success());
     ensure!(!state.join("control.sock").exists());
