@@ -82,7 +82,7 @@ pub async fn run(
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, RunError> {
     let daemon = matches!(style, Style::Daemon { .. });
-    let _lock = match take(&config.state_dir, daemon)? {
+    let _lock = match take(&config.state_dir, daemon).await? {
         Beside::Nobody(lock) => lock,
         occupied => return Ok(Outcome::Occupied(occupied)),
     };

@@ -14,6 +14,10 @@ use crate::sync::status::NodeStatus;
 /// An agent that has just taken the lock opens its socket within this time.
 const SOCKET_OPENS_WITHIN: Duration = Duration::from_secs(5);
 const SOCKET_PAUSE: Duration = Duration::from_millis(50);
+/// Looks at a lock that is held without saying by whom, and the pause between two: whoever has just
+/// taken it writes that next.
+const HOLDER_LOOKS: usize = 100;
+const HOLDER_PAUSE: Duration = Duration::from_millis(10);
 /// How a process that keeps running writes itself into the lock.
 const DAEMON: &str = "agent";
 /// How one does that ends after a pass.
@@ -31,15 +35,28 @@ pub enum Beside {
 }
 
 /// Takes the lock of the state folder, which is created if need be.
-pub(super) fn take(state_dir: &Path, keeps_running: bool) -> Result<Beside, FileError> {
+pub(super) async fn take(state_dir: &Path, keeps_running: bool) -> Result<Beside, FileError> {
     create_folder(state_dir, PRIVATE_FOLDER)?;
     let what = if keeps_running { DAEMON } else { ONCE };
     let holder = format!("{what}, process {}", std::process::id());
-    Ok(match Lock::try_take(&state_dir.join("lock"), &holder)? {
-        Taken::Held(lock) => Beside::Nobody(lock),
-        Taken::Busy(who) if who.starts_with(ONCE) => Beside::SinglePass(who),
-        Taken::Busy(who) => Beside::Agent(who),
-    })
+    for _ in 0..HOLDER_LOOKS {
+        match Lock::try_take(&state_dir.join("lock"), &holder)? {
+            Taken::Held(lock) => return Ok(Beside::Nobody(lock)),
+            Taken::Busy(who) if who.is_empty() => tokio::time::sleep(HOLDER_PAUSE).await,
+            Taken::Busy(who) if who.starts_with(ONCE) => return Ok(Beside::SinglePass(who)),
+            Taken::Busy(who) => return Ok(Beside::Agent(who)),
+        }
+    }
+    Ok(Beside::Agent("which does not say what it is".to_owned()))
+}
+
+impl std::fmt::Display for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nobody(_) => "nobody",
+            Self::Agent(who) | Self::SinglePass(who) => who,
+        })
+    }
 }
 
 /// Asks the running agent for a pass and waits for its outcome.
@@ -66,4 +83,24 @@ pub async fn status_of(state_dir: &Path) -> Result<Value, ControlError> {
 fn nodes_of(answer: &Value) -> Result<Vec<NodeStatus>, ControlError> {
     let nodes = answer.get("nodes").cloned().unwrap_or_default();
     serde_json::from_value(nodes).map_err(|e| ControlError::Answer(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_who_has_not_said_yet_who_it_is_is_looked_at_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = std::fs::File::create(folder.path().join("lock")).unwrap();
+        file.lock().unwrap();
+        let says = async {
+            tokio::time::sleep(3 * HOLDER_PAUSE).await;
+            file.write_all(b"single pass, process 1").unwrap();
+        };
+        let (beside, ()) = tokio::join!(take(folder.path(), false), says);
+        assert!(matches!(beside.unwrap(), Beside::SinglePass(who) if who.ends_with("process 1")));
+    }
 }

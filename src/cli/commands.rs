@@ -116,7 +116,7 @@ async fn occupied(config: &Config, style: Style, beside: Beside) -> u8 {
     let force = match style {
         Style::Daemon { .. } => {
             eprintln!(
-                "another xray-agent is on {}: {beside:?}; stop it first, or give this one a \
+                "another xray-agent is on {} ({beside}): stop it first, or give this one a \
                  STATE_DIR of its own",
                 config.state_dir.display()
             );
@@ -126,6 +126,10 @@ async fn occupied(config: &Config, style: Style, beside: Beside) -> u8 {
         Style::Now { force } => force,
     };
     match beside {
+        Beside::SinglePass(who) if force => {
+            eprintln!("another pass is being made ({who}), without --force: try again");
+            FAILED
+        }
         Beside::SinglePass(who) => {
             println!("another pass is being made ({who}): nothing to do");
             0
