@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::brake::{Absences, Answer, judge};
 use super::link::{ApplierLink, ApplierStatus, NodeLink, NodeReport, Order, Request};
@@ -306,16 +306,25 @@ impl NodeLoop {
             return;
         }
         let (parts, absences) = (self.parts.clone(), self.absences.clone());
-        let held = self.status.held > 0;
+        let (users, held) = (listed.len(), self.status.held);
         let written = spawn_blocking(move || {
-            parts.files.write_allowed(&listed, parts.clock.now())?;
+            let changed = parts.files.write_allowed(&listed, parts.clock.now())?;
             parts.polled.keep(parts.id, &answer)?;
-            let absences = if held { absences } else { Absences::default() };
-            write_json(&parts.state_file, &Kept { absences })
+            let kept = if held > 0 {
+                absences
+            } else {
+                Absences::default()
+            };
+            write_json(&parts.state_file, &Kept { absences: kept })?;
+            Ok::<_, FileError>(changed)
         });
         let written = flat(written.await);
         self.written = written.is_ok().then_some(content);
-        self.wrote(written);
+        // In the other modes whoever applies the list says so.
+        if let (ApplyMode::None, Ok(true)) = (self.parts.mode, &written) {
+            info!(node = %self.parts.id, users, held, "files changed");
+        }
+        self.wrote(written.map(drop));
     }
 
     fn wrote(&mut self, result: Result<(), String>) {
@@ -370,7 +379,7 @@ impl NodeLoop {
 }
 
 /// The outcome of a file operation on a thread of its own, as text for the status.
-fn flat(outcome: Result<Result<(), FileError>, JoinError>) -> Result<(), String> {
+fn flat<T>(outcome: Result<Result<T, FileError>, JoinError>) -> Result<T, String> {
     match outcome {
         Ok(done) => done.map_err(|error| error.to_string()),
         Err(panic) => Err(panic.to_string()),

@@ -72,12 +72,12 @@ impl NodeFiles {
     }
 
     /// Writes both lists of the allowed users, unless they are there already. `generated` moves only
-    /// when the list does. Blocks on the disk.
-    pub fn write_allowed(&self, users: &[UserId], now: Timestamp) -> Result<(), FileError> {
+    /// when the list does. Tells whether it did. Blocks on the disk.
+    pub fn write_allowed(&self, users: &[UserId], now: Timestamp) -> Result<bool, FileError> {
         create_folder(&self.folder, FOLDER_MODE)?;
         write_if_changed(&self.text_file(), &as_lines(users), self.mode)?;
         if uuids_of(&self.json_file())?.is_some_and(|old| old == users) {
-            return Ok(());
+            return Ok(false);
         }
         let json = AllowedJson {
             node_id: self.node,
@@ -85,7 +85,8 @@ impl NodeFiles {
             uuids: users,
             uuids_count: users.len(),
         };
-        write_atomically(&self.json_file(), &to_json(&json), self.mode)
+        write_atomically(&self.json_file(), &to_json(&json), self.mode)?;
+        Ok(true)
     }
 
     /// Writes `applied.json`, unless it says the same already. Blocks on the disk.
