@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use tracing::debug;
+
 use crate::base::files::{FileError, PRIVATE_FOLDER, create_folder};
 use crate::base::lock::{Lock, Taken};
 use crate::control::{self, Call, ControlError};
@@ -14,6 +16,9 @@ use crate::sync::status::NodeStatus;
 /// An agent that has just taken the lock opens its socket within this time.
 const SOCKET_OPENS_WITHIN: Duration = Duration::from_secs(5);
 const SOCKET_PAUSE: Duration = Duration::from_millis(50);
+/// A single pass is over within this time, unless something is wrong with it.
+const PASS_ENDS_WITHIN: Duration = Duration::from_mins(1);
+const PASS_PAUSE: Duration = Duration::from_millis(100);
 /// Looks at a lock that is held without saying by whom, and the pause between two: whoever has just
 /// taken it writes that next.
 const HOLDER_LOOKS: usize = 100;
@@ -34,8 +39,22 @@ pub enum Beside {
     SinglePass(String),
 }
 
-/// Takes the lock of the state folder, which is created if need be.
+/// Takes the lock of the state folder, which is created if need be. An agent that is to keep running
+/// waits for the end of a single pass.
 pub(super) async fn take(state_dir: &Path, keeps_running: bool) -> Result<Beside, FileError> {
+    let deadline = tokio::time::Instant::now() + PASS_ENDS_WITHIN;
+    loop {
+        match look(state_dir, keeps_running).await? {
+            Beside::SinglePass(who) if keeps_running && tokio::time::Instant::now() < deadline => {
+                debug!("waiting for the end of the {who}");
+                tokio::time::sleep(PASS_PAUSE).await;
+            }
+            beside => return Ok(beside),
+        }
+    }
+}
+
+async fn look(state_dir: &Path, keeps_running: bool) -> Result<Beside, FileError> {
     create_folder(state_dir, PRIVATE_FOLDER)?;
     let what = if keeps_running { DAEMON } else { ONCE };
     let holder = format!("{what}, process {}", std::process::id());

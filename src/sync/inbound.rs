@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -39,6 +39,9 @@ const SUSPECT_PAUSE: Duration = Duration::from_hours(1);
 pub struct Pass {
     /// It follows a poll of its own (see [`Answer::is_poll`]).
     pub is_poll: bool,
+    /// When the answer that it follows came, so that every brake counts it at the same moment;
+    /// `None`: now.
+    pub at: Option<Timestamp>,
     /// Held removals go through.
     pub force: bool,
     /// It only looks at what the pass before has left, whose figures stand.
@@ -260,7 +263,7 @@ impl InboundSync {
         let answer = Answer {
             base: known.live.managed().max(self.state.applied_count),
             is_poll: pass.is_poll,
-            at: self.parts.observer.clock.now(),
+            at: pass.at.unwrap_or_else(|| self.parts.observer.clock.now()),
             apart: SignedDuration::try_from(half).unwrap_or(SignedDuration::MAX),
             force: pass.force,
         };

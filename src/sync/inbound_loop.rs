@@ -92,6 +92,7 @@ impl Applier {
         }
         let pass = Pass {
             is_poll: is_new && order.is_poll,
+            at: order.at,
             force: is_new && order.force,
             is_second_look: !is_new && !lost && self.sync.wants_verification(),
         };

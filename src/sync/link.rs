@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
 use super::status::{HookStatus, InboundStatus, NodeStatus};
@@ -40,6 +41,8 @@ pub(super) struct Order {
     pub(super) is_poll: bool,
     /// Held removals go through.
     pub(super) force: bool,
+    /// When the panel's last good answer came.
+    pub(super) at: Option<Timestamp>,
     /// Who is on the node's list, held ones included; for the hook.
     pub(super) users: Option<Users>,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, spawn_blocking};
@@ -223,8 +223,9 @@ impl NodeLoop {
         self.said
             .state(&format!("panel, node {}", self.parts.id), None);
         self.status.allowed = Some(users.len());
-        self.status.answered_at = Some(self.parts.clock.now());
-        self.listed = Some(self.braked(&users, is_poll, force));
+        let at = self.parts.clock.now();
+        self.status.answered_at = Some(at);
+        self.listed = Some(self.braked(&users, at, is_poll, force));
         self.parts.polled.answered(self.parts.id, users.clone());
         self.answer = Some(users);
     }
@@ -243,7 +244,7 @@ impl NodeLoop {
     }
 
     /// The files' own brake: whoever reads them is not emptied by one bad answer either.
-    fn braked(&mut self, users: &Users, is_poll: bool, force: bool) -> Users {
+    fn braked(&mut self, users: &Users, at: Timestamp, is_poll: bool, force: bool) -> Users {
         let listed = self.listed.clone().unwrap_or_default();
         let leaving: Vec<_> = listed
             .iter()
@@ -254,7 +255,7 @@ impl NodeLoop {
         let answer = Answer {
             base: listed.len(),
             is_poll,
-            at: self.parts.clock.now(),
+            at,
             apart: SignedDuration::try_from(half).unwrap_or(SignedDuration::MAX),
             force,
         };
@@ -274,6 +275,7 @@ impl NodeLoop {
             number: self.order,
             is_poll,
             force,
+            at: self.status.answered_at,
             users: self.listed.clone(),
         };
         if self.parts.mode == ApplyMode::Cmd {

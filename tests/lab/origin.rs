@@ -1,6 +1,7 @@
 //! What users reach through the proxy: an HTTP origin and an echo port on 127.0.0.1.
 use std::convert::Infallible;
 use std::future::Future;
+use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
@@ -66,7 +67,7 @@ where
 }
 
 async fn serve_http(stream: TcpStream) {
-    let answer = service_fn(async |request: Request<_>| Ok::<_, Infallible>(answer(&request)));
+    let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request))));
     // The other side may go away at any moment: no fault of the origin.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), answer)

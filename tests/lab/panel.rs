@@ -135,9 +135,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
-    let answer = service_fn(async |request: Request<Incoming>| {
+    let answer = service_fn(|request: Request<Incoming>| {
         let answer = lock(&state).answer(&request);
-        answer.send().await
+        async move { answer.send().await }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE);
