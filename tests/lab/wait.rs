@@ -36,14 +36,31 @@ pub async fn eventually<P: Probed>(
     let deadline = Instant::now() + within;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left, probe()).await {
-            Ok(answer) => {
-                if let Some(found) = answer.found() {
-                    return Ok(found);
-                }
-            }
-            Err(_) => bail!("not within {within:?}: {what}"),
+        if let Ok(answer) = tokio::time::timeout(left, probe()).await
+            && let Some(found) = answer.found()
+        {
+            return Ok(found);
+        }
+        // Also for a probe that never waits, which no timeout cuts off.
+        if Instant::now() >= deadline {
+            bail!("not within {within:?}: {what}");
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_ends_whether_its_probe_hangs_or_answers_at_once() {
+        let within = Duration::from_millis(30);
+        let no = eventually("a no that comes at once", within, async || false).await;
+        assert!(no.is_err());
+        let hangs = eventually("no answer", within, async || {
+            std::future::pending::<bool>().await
+        });
+        assert!(hangs.await.is_err());
     }
 }
