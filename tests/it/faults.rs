@@ -1,0 +1,1 @@
+//! Faults of an Xray that the real one cannot be made to show.
