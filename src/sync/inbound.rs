@@ -14,10 +14,10 @@ use super::apply::{Applied, Executor};
 use super::brake::{Absences, Answer, Verdict, judge};
 use super::desired::{Wanted, union, without_collisions};
 use super::email::Emails;
-use super::observe::{Known, ObserveError, Observer};
+use super::observe::{Known, Line, ObserveError, Observer};
 use super::plan::{Plan, Rules, leaving, plan};
 use super::said::Said;
-use super::state::{AppliedUsers, InboundState};
+use super::state::{AppliedUsers, InboundState, StateFolder};
 use super::status::InboundStatus;
 use crate::base::files::FileError;
 use crate::config::{Brake, Protocol};
@@ -76,6 +76,8 @@ pub struct InboundSync {
     away: bool,
     resting: BTreeMap<UserId, Rest>,
     suspects: BTreeSet<UserId>,
+    /// Connections lost when Xray was last observed.
+    lost: Option<u64>,
     status: InboundStatus,
     said: Said,
 }
@@ -120,6 +122,7 @@ impl InboundSync {
             away: false,
             resting: BTreeMap::new(),
             suspects: BTreeSet::new(),
+            lost: None,
             status,
             said: Said::default(),
         })
@@ -205,12 +208,12 @@ impl InboundSync {
     async fn draft(&mut self, pass: Pass) -> Result<Draft, ObserveError> {
         let Wanted { users, complete } = self.wanted();
         let before = self.known.take();
-        let known = self
-            .parts
-            .observer
-            .observe(before, &self.emails, &users)
-            .await?;
+        let (line, lost) = self.line();
+        let observer = &self.parts.observer;
+        let mut known = observer.observe(before, &self.emails, line).await?;
+        self.lost = Some(lost);
         let (wanted, collisions) = without_collisions(&users, &known.spec.kind);
+        known.assume(&wanted);
         let leaving = if complete {
             leaving(&known.live, &wanted)
         } else {
@@ -234,6 +237,17 @@ impl InboundSync {
             verdict,
             plan,
         })
+    }
+
+    /// What became of the connection since Xray was last observed, and how many were lost so far.
+    fn line(&self) -> (Line, u64) {
+        let lost = *self.parts.observer.client.lost_connections().borrow();
+        let line = match self.lost {
+            None => Line::New,
+            Some(before) if before == lost => Line::Unbroken,
+            Some(_) => Line::Broken,
+        };
+        (line, lost)
     }
 
     fn wanted(&mut self) -> Wanted {
@@ -309,9 +323,16 @@ impl InboundSync {
             read_back: known.read_back,
             progress: &*self.parts.progress,
         };
+        if !known.read_back {
+            // Until it is known how it went, and also if we end before.
+            known.unsure.extend(plan.users());
+            keep_applied(&self.parts.observer.folder, &known, &mut self.said);
+        }
         let applied = executor.carry_out(plan, &self.suspects).await;
         self.absorb(&mut known, &applied);
-        self.keep_applied(&known);
+        if !known.read_back {
+            keep_applied(&self.parts.observer.folder, &known, &mut self.said);
+        }
         if let Some(error) = applied.stopped {
             return Err(error.into());
         }
@@ -347,6 +368,7 @@ impl InboundSync {
         for user in applied.added.iter().chain(&applied.removed) {
             self.resting.remove(user);
             self.suspects.remove(user);
+            known.unsure.remove(user);
         }
         for (user, _) in &applied.failed {
             self.put_to_rest(*user, USER_PAUSE_MIN);
@@ -442,21 +464,6 @@ impl InboundSync {
         }
     }
 
-    fn keep_applied(&mut self, known: &Known) {
-        if known.read_back {
-            return;
-        }
-        let applied = AppliedUsers {
-            boot: known.boot.clone(),
-            uuids: known.live.fit.clone(),
-        };
-        if let Err(error) = self.parts.observer.folder.save_applied(&applied) {
-            self.said.failure(format!(
-                "{error}; everybody is added once more after a restart"
-            ));
-        }
-    }
-
     /// One INFO line for a pass that changed something; what is wrong once, when it begins.
     fn tell(&mut self, changed: bool, took: Duration) {
         let (key, status) = (&self.parts.key, &self.status);
@@ -479,5 +486,20 @@ impl InboundSync {
         }
         self.said
             .state(&key.to_string(), status.problem().as_deref());
+    }
+}
+
+/// For a core that does not tell who is live: what is known of it, kept for a restart of ours.
+fn keep_applied(folder: &StateFolder, known: &Known, said: &mut Said) {
+    let is_sure = |user: &&UserId| !known.unsure.contains(user);
+    let applied = AppliedUsers {
+        boot: known.boot.clone(),
+        uuids: known.live.fit.iter().filter(is_sure).copied().collect(),
+        unsure: known.unsure.clone(),
+    };
+    if let Err(error) = folder.save_applied(&applied) {
+        said.failure(format!(
+            "{error}; everybody is added once more after a restart"
+        ));
     }
 }

@@ -1,6 +1,7 @@
 //! What is live: read from the running Xray, or the set as we left it while nothing speaks against
 //! it. Holds what is known of one inbound between two passes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -57,6 +58,9 @@ pub struct Known {
     pub live: LiveSet,
     /// Whether users can be read back from this core.
     pub read_back: bool,
+    /// Where they cannot: who may be live or not. The wanted ones among them are not in `live`, so
+    /// that they are added; the others are, so that they are removed.
+    pub unsure: BTreeSet<UserId>,
     /// The run of Xray; `None` where it does not tell (no `StatsService`).
     pub boot: Option<Boot>,
     /// Xray's own count minus the entries it lists: those without an e-mail may count.
@@ -77,10 +81,33 @@ impl Known {
         self.stale
     }
 
+    /// Lays out who may be live for a plan towards `wanted` (ascending).
+    pub fn assume(&mut self, wanted: &[UserId]) {
+        if self.unsure.is_empty() {
+            return;
+        }
+        let unsure = &self.unsure;
+        self.live.fit.retain(|user| !unsure.contains(user));
+        let unwanted = |user: &&UserId| wanted.binary_search(user).is_err();
+        self.live.fit.extend(unsure.iter().filter(unwanted));
+        self.live.fit.sort_unstable();
+    }
+
     fn listed(&self) -> i64 {
         let odd: usize = self.live.odd.values().map(Vec::len).sum();
         i64::try_from(self.live.fit.len() + odd + self.live.foreign.len()).unwrap_or(i64::MAX)
     }
+}
+
+/// What became of the connection to Xray since it was last observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// It was not observed before.
+    New,
+    /// The same all along: whoever answers is the same run of Xray.
+    Unbroken,
+    /// It was lost, perhaps with Xray.
+    Broken,
 }
 
 /// Reads one inbound.
@@ -120,20 +147,20 @@ impl Observer {
     }
 
     /// What is known now: `before`, while the boot and Xray's count are what we left, else read
-    /// anew. `wanted` (ascending) matters only where users cannot be read back.
+    /// anew. `line` matters only where users cannot be read back.
     pub async fn observe(
         &self,
         before: Option<Known>,
         emails: &Emails,
-        wanted: &[UserId],
+        line: Line,
     ) -> Result<Known, ObserveError> {
         let boot = self.boot().await?;
         match before {
-            Some(mut known) if self.holds(&known, boot.as_ref()).await? => {
+            Some(mut known) if self.holds(&known, boot.as_ref(), line).await? => {
                 known.boot = boot;
                 Ok(known)
             }
-            _ => self.read(boot, emails, wanted).await,
+            _ => self.read(boot, emails, line).await,
         }
     }
 
@@ -150,16 +177,21 @@ impl Observer {
         }
     }
 
-    async fn holds(&self, known: &Known, boot: Option<&Boot>) -> Result<bool, XrayError> {
+    async fn holds(
+        &self,
+        known: &Known,
+        boot: Option<&Boot>,
+        line: Line,
+    ) -> Result<bool, XrayError> {
+        if !known.read_back {
+            return Ok(is_same_run(known.boot.as_ref(), boot, line));
+        }
         let same_boot = match (&known.boot, boot) {
             (Some(before), Some(now)) => before.is_same(now),
             _ => false,
         };
         if known.stale || !same_boot || known.read_at.elapsed() >= self.resync_interval {
             return Ok(false);
-        }
-        if !known.read_back {
-            return Ok(true);
         }
         self.count_holds(known).await
     }
@@ -192,7 +224,7 @@ impl Observer {
         &self,
         boot: Option<Boot>,
         emails: &Emails,
-        wanted: &[UserId],
+        line: Line,
     ) -> Result<Known, ObserveError> {
         let all = self.listing().await?;
         let listing = all.as_deref().map_or(Listing::Unavailable, Listing::Known);
@@ -212,11 +244,12 @@ impl Observer {
         let spec = decide(&self.inbound, listing, &sample)?;
         let read_at = Instant::now();
         let Some(users) = users else {
-            let live = self.assumed(boot.as_ref(), wanted)?;
+            let (live, unsure) = self.assumed(boot.as_ref(), line)?;
             return Ok(Known {
                 spec,
                 live,
                 read_back: false,
+                unsure,
                 boot,
                 unlisted: 0,
                 read_at,
@@ -228,6 +261,7 @@ impl Observer {
             spec,
             live,
             read_back: true,
+            unsure: BTreeSet::new(),
             boot,
             unlisted: 0,
             read_at,
@@ -240,22 +274,36 @@ impl Observer {
         Ok(known)
     }
 
-    /// Without a way to read users back: what we applied to this same run of Xray. Of another run
-    /// nothing is known, so that everybody is added once more, and whoever was applied and is no
-    /// longer wanted is removed once more.
-    fn assumed(&self, boot: Option<&Boot>, wanted: &[UserId]) -> Result<LiveSet, ObserveError> {
+    /// Without a way to read users back: what we applied to this same run of Xray, and whoever may
+    /// be live besides. Of another run nothing is known: whoever was applied to the last one may be
+    /// live, so that the wanted ones are added once more and the others removed once more.
+    fn assumed(
+        &self,
+        boot: Option<&Boot>,
+        line: Line,
+    ) -> Result<(LiveSet, BTreeSet<UserId>), ObserveError> {
+        let mut live = LiveSet::default();
         let Some(applied) = self.folder.applied()? else {
-            return Ok(LiveSet::default());
+            return Ok((live, BTreeSet::new()));
         };
-        let same = matches!((&applied.boot, boot), (Some(a), Some(b)) if a.is_same(b));
-        let mut fit = applied.uuids;
-        if !same {
-            fit.retain(|user| wanted.binary_search(user).is_err());
+        let mut unsure = applied.unsure;
+        if is_same_run(applied.boot.as_ref(), boot, line) {
+            live.fit = applied.uuids;
+        } else {
+            unsure.extend(applied.uuids);
         }
-        Ok(LiveSet {
-            fit,
-            ..LiveSet::default()
-        })
+        Ok((live, unsure))
+    }
+}
+
+/// Where there is no count that would tell: a new run of Xray may look like the one before if both
+/// had just started, but never over the same connection.
+fn is_same_run(before: Option<&Boot>, now: Option<&Boot>, line: Line) -> bool {
+    match (before, now) {
+        _ if line == Line::Broken => false,
+        (Some(before), Some(now)) => before.is_same(now),
+        (None, None) => line == Line::Unbroken,
+        _ => false,
     }
 }
 

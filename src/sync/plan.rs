@@ -98,6 +98,14 @@ pub fn plan(live: &LiveSet, wanted: &[UserId], confirmed: &[UserId], rules: Rule
 }
 
 impl Plan {
+    /// Everybody for whom something has to be done.
+    pub fn users(&self) -> impl Iterator<Item = UserId> + '_ {
+        let removed = self.removals.iter().filter_map(|removal| removal.user);
+        let repaired = self.repairs.iter().map(|repair| repair.user);
+        let added = self.additions.iter().copied();
+        removed.chain(repaired).chain(added)
+    }
+
     fn remove_foreign(&mut self, foreign: &[Entry]) {
         // Xray cannot remove an entry without an e-mail.
         let removable = foreign

@@ -2,6 +2,7 @@
 //! folder: its e-mail form, the counts of absence, and what was last applied. A file that makes no
 //! sense is set aside and told; losing it removes nobody.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct AppliedUsers {
     pub boot: Option<Boot>,
     /// Ascending.
     pub uuids: Vec<UserId>,
+    /// Who may be live there or not: calls whose outcome nobody knows, and what another run had.
+    #[serde(default)]
+    pub unsure: BTreeSet<UserId>,
 }
 
 /// The folder of one inbound.
