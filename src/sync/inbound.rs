@@ -2,7 +2,6 @@
 //! being wanted goes only by a confirmed answer; nothing is sent that Xray cannot bear; one bad user
 //! stops no other.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,8 @@ use super::apply::{Applied, Executor};
 use super::brake::{Absences, Answer, Verdict, judge};
 use super::desired::{Wanted, union, without_collisions};
 use super::email::Emails;
-use super::observe::{Known, Line, ObserveError, Observer};
+use super::observe::{Connection, Known, ObserveError, Observer};
+use super::patience::Patience;
 use super::plan::{Plan, Rules, leaving, plan};
 use super::said::Said;
 use super::state::{AppliedUsers, InboundState, StateFolder};
@@ -28,12 +28,6 @@ use crate::model::user_list::Users;
 
 /// A pass that met news (an unknown outcome, an entry nobody expected) looks once more.
 const ROUNDS_MAX: usize = 2;
-/// After a call for a user failed, this user is left alone for so long at first, and at most.
-const USER_PAUSE_MIN: Duration = Duration::from_secs(10);
-const USER_PAUSE_MAX: Duration = Duration::from_mins(15);
-/// A user whose own call, with nothing else under way, went with Xray's end.
-const SUSPECT_PAUSE: Duration = Duration::from_hours(1);
-
 /// What a pass is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
@@ -74,19 +68,11 @@ pub struct InboundSync {
     emails: Emails,
     known: Option<Known>,
     away: bool,
-    resting: BTreeMap<UserId, Rest>,
-    suspects: BTreeSet<UserId>,
+    patience: Patience,
     /// Connections lost when Xray was last observed.
     lost: Option<u64>,
     status: InboundStatus,
     said: Said,
-}
-
-/// A user whose calls failed, and until when he is left alone.
-#[derive(Clone, Copy)]
-struct Rest {
-    failures: u32,
-    until: Instant,
 }
 
 /// What is wanted and what is to be done for it.
@@ -120,8 +106,7 @@ impl InboundSync {
             emails,
             known: None,
             away: false,
-            resting: BTreeMap::new(),
-            suspects: BTreeSet::new(),
+            patience: Patience::default(),
             lost: None,
             status,
             said: Said::default(),
@@ -187,7 +172,7 @@ impl InboundSync {
         for round in 0..ROUNDS_MAX {
             let mut draft = self.draft(pass).await?;
             self.note(&draft);
-            self.rest(&mut draft.plan);
+            self.status.failed = self.patience.hold_back(&mut draft.plan, Instant::now());
             self.keep_state();
             if draft.plan.is_empty() {
                 return Ok(());
@@ -208,9 +193,9 @@ impl InboundSync {
     async fn draft(&mut self, pass: Pass) -> Result<Draft, ObserveError> {
         let Wanted { users, complete } = self.wanted();
         let before = self.known.take();
-        let (line, lost) = self.line();
+        let (connection, lost) = self.connection();
         let observer = &self.parts.observer;
-        let mut known = observer.observe(before, &self.emails, line).await?;
+        let mut known = observer.observe(before, &self.emails, connection).await?;
         self.lost = Some(lost);
         let (wanted, collisions) = without_collisions(&users, &known.spec.kind);
         known.assume(&wanted);
@@ -240,14 +225,14 @@ impl InboundSync {
     }
 
     /// What became of the connection since Xray was last observed, and how many were lost so far.
-    fn line(&self) -> (Line, u64) {
+    fn connection(&self) -> (Connection, u64) {
         let lost = *self.parts.observer.client.lost_connections().borrow();
-        let line = match self.lost {
-            None => Line::New,
-            Some(before) if before == lost => Line::Unbroken,
-            Some(_) => Line::Broken,
+        let connection = match self.lost {
+            None => Connection::New,
+            Some(before) if before == lost => Connection::Unbroken,
+            Some(_) => Connection::Broken,
         };
-        (line, lost)
+        (connection, lost)
     }
 
     fn wanted(&mut self) -> Wanted {
@@ -284,21 +269,6 @@ impl InboundSync {
         judge(&mut self.state.absences, leaving, answer, self.parts.brake)
     }
 
-    /// Leaves out users whose calls failed a short while ago. A removal is tried at every pass, but
-    /// for one that may have ended Xray.
-    fn rest(&mut self, plan: &mut Plan) {
-        let now = Instant::now();
-        let resting = |user: &UserId| self.resting.get(user).is_some_and(|rest| rest.until > now);
-        let before = plan.len();
-        let suspects = &self.suspects;
-        let deadly = |user: &UserId| suspects.contains(user) && resting(user);
-        plan.removals
-            .retain(|removal| !removal.user.as_ref().is_some_and(deadly));
-        plan.repairs.retain(|repair| !resting(&repair.user));
-        plan.additions.retain(|user| !resting(user));
-        self.status.failed = before - plan.len();
-    }
-
     async fn is_still_itself(&mut self) -> Result<bool, ObserveError> {
         let Some(known) = &self.known else {
             return Ok(false);
@@ -328,7 +298,7 @@ impl InboundSync {
             known.unsure.extend(plan.users());
             keep_applied(&self.parts.observer.folder, &known, &mut self.said);
         }
-        let applied = executor.carry_out(plan, &self.suspects).await;
+        let applied = executor.carry_out(plan, self.patience.suspects()).await;
         self.absorb(&mut known, &applied);
         if !known.read_back {
             keep_applied(&self.parts.observer.folder, &known, &mut self.said);
@@ -366,22 +336,12 @@ impl InboundSync {
         self.status.added += applied.added.len();
         self.status.removed += applied.removed.len() + applied.foreign_removed.len();
         for user in applied.added.iter().chain(&applied.removed) {
-            self.resting.remove(user);
-            self.suspects.remove(user);
             known.unsure.remove(user);
         }
-        for (user, _) in &applied.failed {
-            self.put_to_rest(*user, USER_PAUSE_MIN);
+        if let Some(user) = self.patience.learn(applied, Instant::now()) {
+            warn!(inbound = %self.parts.key, %user,
+                "Xray ended at this user's call, twice; it is not repeated for an hour");
         }
-        // Alone with the call that broke the connection: not again for a long while.
-        if let (1, Some(only)) = (applied.suspects.len(), applied.suspects.first())
-            && self.suspects.contains(only)
-        {
-            warn!(inbound = %self.parts.key, user = %only,
-                    "Xray ended at this user's call, twice; it is not repeated for an hour");
-            self.put_to_rest(*only, SUSPECT_PAUSE);
-        }
-        self.suspects.extend(&applied.suspects);
         if let Some((user, error)) = applied.failed.first() {
             self.status.failed += applied.failed.len();
             self.said.failure(format!(
@@ -389,19 +349,6 @@ impl InboundSync {
                 applied.failed.len()
             ));
         }
-    }
-
-    fn put_to_rest(&mut self, user: UserId, first: Duration) {
-        let failures = self.resting.get(&user).map_or(0, |rest| rest.failures);
-        let pause = first * 2u32.saturating_pow(failures.min(10));
-        let until = Instant::now() + pause.min(USER_PAUSE_MAX.max(first));
-        self.resting.insert(
-            user,
-            Rest {
-                failures: failures + 1,
-                until,
-            },
-        );
     }
 
     fn note(&mut self, draft: &Draft) {

@@ -16,6 +16,7 @@ pub mod live;
 mod node;
 pub mod observe;
 pub mod outputs;
+mod patience;
 pub mod plan;
 pub mod polled;
 pub mod pushed;

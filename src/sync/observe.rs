@@ -101,7 +101,7 @@ impl Known {
 
 /// What became of the connection to Xray since it was last observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum Connection {
     /// It was not observed before.
     New,
     /// The same all along: whoever answers is the same run of Xray.
@@ -147,20 +147,20 @@ impl Observer {
     }
 
     /// What is known now: `before`, while the boot and Xray's count are what we left, else read
-    /// anew. `line` matters only where users cannot be read back.
+    /// anew. `connection` matters only where users cannot be read back.
     pub async fn observe(
         &self,
         before: Option<Known>,
         emails: &Emails,
-        line: Line,
+        connection: Connection,
     ) -> Result<Known, ObserveError> {
         let boot = self.boot().await?;
         match before {
-            Some(mut known) if self.holds(&known, boot.as_ref(), line).await? => {
+            Some(mut known) if self.holds(&known, boot.as_ref(), connection).await? => {
                 known.boot = boot;
                 Ok(known)
             }
-            _ => self.read(boot, emails, line).await,
+            _ => self.read(boot, emails, connection).await,
         }
     }
 
@@ -181,10 +181,10 @@ impl Observer {
         &self,
         known: &Known,
         boot: Option<&Boot>,
-        line: Line,
+        connection: Connection,
     ) -> Result<bool, XrayError> {
         if !known.read_back {
-            return Ok(is_same_run(known.boot.as_ref(), boot, line));
+            return Ok(is_same_run(known.boot.as_ref(), boot, connection));
         }
         let same_boot = match (&known.boot, boot) {
             (Some(before), Some(now)) => before.is_same(now),
@@ -224,7 +224,7 @@ impl Observer {
         &self,
         boot: Option<Boot>,
         emails: &Emails,
-        line: Line,
+        connection: Connection,
     ) -> Result<Known, ObserveError> {
         let all = self.listing().await?;
         let listing = all.as_deref().map_or(Listing::Unavailable, Listing::Known);
@@ -244,7 +244,7 @@ impl Observer {
         let spec = decide(&self.inbound, listing, &sample)?;
         let read_at = Instant::now();
         let Some(users) = users else {
-            let (live, unsure) = self.assumed(boot.as_ref(), line)?;
+            let (live, unsure) = self.assumed(boot.as_ref(), connection)?;
             return Ok(Known {
                 spec,
                 live,
@@ -280,14 +280,14 @@ impl Observer {
     fn assumed(
         &self,
         boot: Option<&Boot>,
-        line: Line,
+        connection: Connection,
     ) -> Result<(LiveSet, BTreeSet<UserId>), ObserveError> {
         let mut live = LiveSet::default();
         let Some(applied) = self.folder.applied()? else {
             return Ok((live, BTreeSet::new()));
         };
         let mut unsure = applied.unsure;
-        if is_same_run(applied.boot.as_ref(), boot, line) {
+        if is_same_run(applied.boot.as_ref(), boot, connection) {
             live.fit = applied.uuids;
         } else {
             unsure.extend(applied.uuids);
@@ -298,11 +298,11 @@ impl Observer {
 
 /// Where there is no count that would tell: a new run of Xray may look like the one before if both
 /// had just started, but never over the same connection.
-fn is_same_run(before: Option<&Boot>, now: Option<&Boot>, line: Line) -> bool {
+fn is_same_run(before: Option<&Boot>, now: Option<&Boot>, connection: Connection) -> bool {
     match (before, now) {
-        _ if line == Line::Broken => false,
+        _ if connection == Connection::Broken => false,
         (Some(before), Some(now)) => before.is_same(now),
-        (None, None) => line == Line::Unbroken,
+        (None, None) => connection == Connection::Unbroken,
         _ => false,
     }
 }
