@@ -1,1 +1,287 @@
-//! Faults of an Xray that the real one cannot be made to show.
+//! Faults of Xray's API that the real one cannot be made to show, on a scripted one: silence, late and
+//! false answers, an Xray that ends under a call. One user or inbound in trouble holds up no other,
+//! and no call is repeated in a loop.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Result;
+use xray_agent::xray::proto::xray::common::protocol::User;
+
+use crate::lab::eventually;
+use crate::lab::secrets::nth_uuid;
+use crate::scripted::Fault;
+use crate::scripted::Method::{Add, Count, Remove, SysStats, User as OneUser, Users};
+use crate::stage::{Stage, await_inbound, email, vless};
+use crate::support::LONG;
+
+#[tokio::test]
+async fn never_are_two_calls_under_way_for_one_user_nor_more_than_64_for_an_inbound() -> Result<()>
+{
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    // Entries that have to be rewritten, removed and added, all at once.
+    for user in 0..150 {
+        stage.xray.put("in", vless(user, &nth_uuid(user + 1_000)));
+    }
+    stage
+        .xray
+        .script(|call| matches!(call.method, Add | Remove).then_some(LATE));
+    stage.allow(50..300);
+    let command = stage.agent("in").env("XRAY_RPC_TIMEOUT_SECONDS", "20");
+    let _agent = command.spawn()?;
+    stage.await_users("in", 50..300).await?;
+    assert_eq!(stage.xray.overlapping(), BTreeSet::new());
+    assert_eq!(stage.xray.most_at_once("in"), 64);
+    Ok(())
+}
+
+/// Long enough for as many calls as may be to be under way together.
+const LATE: Fault = Fault::Late(Duration::from_millis(20));
+
+#[tokio::test]
+async fn how_many_calls_are_under_way_for_an_inbound_can_be_set() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage
+        .xray
+        .script(|call| (call.method == Add).then_some(LATE));
+    stage.allow(0..40);
+    let command = stage.agent_with("in_flight = 3", r#""in""#, "")?;
+    let _agent = command.env("XRAY_RPC_TIMEOUT_SECONDS", "20").spawn()?;
+    stage.await_users("in", 0..40).await?;
+    assert_eq!(stage.xray.most_at_once("in"), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_is_never_answered_is_read_back_and_stops_nobody_else() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    let silent = email(7);
+    stage
+        .xray
+        .script(move |call| (call.method == Add && call.email == silent).then_some(Fault::Silence));
+    stage.allow(0..100);
+    let command = stage.agent("in");
+    let _agent = command.spawn()?;
+    stage
+        .await_users("in", (0..100).filter(|user| *user != 7))
+        .await?;
+    let inbound = await_inbound(&command, 0, "a failure", |it| it["failed"] == 1).await?;
+    let error = inbound["error"].as_str().unwrap_or_default();
+    assert!(error.contains("1 users could not be changed"), "{error}");
+    let read_back = |call: &crate::scripted::Call| call.method == OneUser && call.email == email(7);
+    assert!(stage.xray.calls().iter().any(read_back));
+    stage.xray.behave();
+    stage.await_users("in", 0..100).await?;
+    await_inbound(&command, 0, "no failure", |it| it["error"].is_null()).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_call_that_was_carried_out_without_an_answer_is_no_failure() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage.allow(0..20);
+    stage.xray.script(|call| {
+        let silent = call.method == Add && call.email == email(3)
+            || call.method == Remove && call.email == email(4);
+        silent.then_some(Fault::SilenceAfterwards)
+    });
+    let command = stage.agent("in");
+    let _agent = command.spawn()?;
+    stage.await_users("in", 0..20).await?;
+    stage.allow((0..20).filter(|user| *user != 4));
+    let all_but_one = (0..20).filter(|user| *user != 4);
+    stage.await_users("in", all_but_one).await?;
+    await_inbound(&command, 0, "no failure", |it| {
+        it["error"].is_null() && it["live"] == 19
+    })
+    .await?;
+    assert_eq!(stage.xray.changes_of(&email(3)), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_whose_call_ends_xray_is_tried_alone_and_last_and_then_no_more() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    let deadly = email(50);
+    stage
+        .xray
+        .script(move |call| (call.method == Add && call.email == deadly).then_some(Fault::Crash));
+    stage.allow(0..100);
+    let command = stage.agent("in");
+    let agent = command.spawn()?;
+    let others = || (0..100).filter(|user| *user != 50);
+    // The second death takes everybody once more.
+    eventually("it ended twice", LONG, async || stage.xray.deaths() == 2).await?;
+    stage.await_users("in", others()).await?;
+    let calls = stage.xray.calls();
+    let last = calls.iter().rposition(|call| call.email == email(50));
+    let of_him = &calls[last.unwrap_or_default()];
+    assert_eq!(of_him.others, 0, "he was tried alone");
+
+    stage.await_polls(10).await?;
+    stage.await_users("in", others()).await?;
+    assert_eq!(stage.xray.changes_of(&email(50)), 2, "{}", agent.log());
+    assert_eq!(stage.xray.deaths(), 2);
+    // Nor does he keep changes of others from being made.
+    stage.allow((0..100).chain([200]));
+    stage.await_users("in", others().chain([200])).await?;
+    assert_eq!(stage.xray.deaths(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removal_that_ends_xray_is_not_repeated_in_a_loop() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    // Of Xray's own configuration, so that he is there again after each start.
+    let fixed = vless(3, &nth_uuid(3));
+    stage.xray.configure("in", "vless", vec![fixed]);
+    stage.allow(0..10);
+    let command = stage.agent("in");
+    let _agent = command.spawn()?;
+    stage.await_users("in", 0..10).await?;
+    let deadly = email(3);
+    stage.xray.script(move |call| {
+        (call.method == Remove && call.email == deadly).then_some(Fault::Crash)
+    });
+    stage.allow((0..10).filter(|user| *user != 3));
+    eventually("it ended twice", LONG, async || stage.xray.deaths() == 2).await?;
+    stage.await_users("in", 0..10).await?;
+    stage.await_polls(10).await?;
+    assert_eq!(stage.xray.deaths(), 2);
+    assert_eq!(stage.xray.changes_of(&email(3)), 2);
+    let inbound = await_inbound(&command, 0, "a failure", |it| it["failed"] == 1).await?;
+    assert!(inbound["error"].is_string());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_entry_that_was_there_already_and_differs_is_replaced() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage.allow(0..10);
+    let other = stage.xray.other_hand();
+    // Put in between the agent's look and its call.
+    stage.xray.script(move |call| {
+        if call.method == Add && call.before == 4 {
+            let user = User {
+                email: call.email.clone(),
+                ..vless(0, &nth_uuid(77))
+            };
+            other.put("in", user);
+        }
+        None
+    });
+    let _agent = stage.agent("in").spawn()?;
+    stage.await_users("in", 0..10).await?;
+    eventually("everybody has his own secret", LONG, async || {
+        (0..10).all(|user| stage.xray.entries("in", &email(user)) == [vless(user, &nth_uuid(user))])
+    })
+    .await
+}
+
+#[tokio::test]
+async fn somebody_who_is_gone_already_counts_as_removed() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage.allow(0..10);
+    let command = stage.agent("in");
+    let _agent = command.spawn()?;
+    stage.await_users("in", 0..10).await?;
+    stage.xray.script(|call| {
+        (call.method == Remove).then_some(Fault::Refuse("proxy/vless: User x not found."))
+    });
+    stage.xray.take("in", &email(9));
+    stage.allow(0..9);
+    await_inbound(&command, 0, "nothing wrong", |it| {
+        it["error"].is_null() && it["live"] == 9
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_is_always_refused_stops_nobody_and_is_tried_ever_more_seldom() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    let bad = email(5);
+    stage.xray.script(move |call| {
+        (call.method == Add && call.email == bad).then_some(Fault::Refuse("proxy: bad key"))
+    });
+    stage.allow(0..50);
+    let command = stage.agent("in");
+    let agent = command.spawn()?;
+    stage
+        .await_users("in", (0..50).filter(|user| *user != 5))
+        .await?;
+    let tried = stage.xray.changes_of(&email(5));
+    stage.await_polls(10).await?;
+    assert!(stage.xray.changes_of(&email(5)) <= tried + 1);
+    let inbound = await_inbound(&command, 0, "a failure", |it| it["failed"] == 1).await?;
+    assert!(inbound["error"].is_string());
+    let told = agent
+        .log()
+        .lines()
+        .filter(|line| line.contains("bad key") && line.contains("WARN"))
+        .count();
+    assert_eq!(told, 1, "{}", agent.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_count_that_changes_under_us_makes_the_whole_list_be_read() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage.allow(0..10);
+    let command = stage.agent("in");
+    let _agent = command.spawn()?;
+    stage.await_users("in", 0..10).await?;
+    await_inbound(&command, 0, "all is well", |it| it["live"] == 10).await?;
+    stage.await_polls(3).await?;
+    let lists = stage.xray.called(&[Users]);
+    stage.await_polls(3).await?;
+    assert_eq!(stage.xray.called(&[Users]), lists, "nothing had changed");
+    stage.xray.take("in", &email(4));
+    stage.await_users("in", 0..10).await?;
+    assert!(stage.xray.called(&[Users]) > lists);
+
+    // Entries that are counted and not listed are no news once they are known.
+    stage.xray.miscounts("in", 3);
+    stage.await_polls(4).await?;
+    let (lists, counts) = (stage.xray.called(&[Users]), stage.xray.called(&[Count]));
+    stage.await_polls(4).await?;
+    assert_eq!(stage.xray.called(&[Users]), lists);
+    assert!(stage.xray.called(&[Count]) > counts);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_xray_of_another_protocol_behind_the_same_address_is_not_fed_the_old_accounts()
+-> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    let other = stage.xray.other_hand();
+    // It restarts between two calls, with another configuration, and nobody meets a closed door.
+    stage.xray.script(move |call| {
+        if call.method == Add && call.before == 20 {
+            other.restart_as("in", "vmess");
+            return Some(Fault::Refuse("never arrives"));
+        }
+        None
+    });
+    stage.allow(0..40);
+    let command = stage.agent_with("in_flight = 1", r#""in""#, "")?;
+    let _agent = command.spawn()?;
+    let inbound = await_inbound(&command, 0, "the new protocol", |it| {
+        it["protocol"] == "vmess" && it["live"] == 40
+    })
+    .await?;
+    assert!(inbound["error"].is_null());
+    assert_eq!(stage.xray.wrong_accounts(), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_start_is_no_end() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage
+        .xray
+        .script(|call| (call.method == SysStats && call.before < 3).then_some(Fault::Silence));
+    stage.allow(0..5);
+    let _agent = stage.agent("in").spawn()?;
+    stage.await_users("in", 0..5).await
+}

@@ -72,6 +72,8 @@ pub struct Call {
     pub email: String,
     /// How many calls of this method came before it.
     pub before: usize,
+    /// How many changes of this inbound were under way when it came.
+    pub others: usize,
 }
 
 /// What happens instead of the usual.
@@ -96,7 +98,36 @@ type Keeping = Box<dyn FnMut(User) -> User + Send>;
 pub struct Scripted {
     addr: SocketAddr,
     core: Arc<Mutex<Core>>,
+    later: Arc<Mutex<Vec<Deed>>>,
     tasks: JoinSet<()>,
+}
+
+/// Acts after the script has spoken and before its call is carried out.
+pub struct OtherHand(Arc<Mutex<Vec<Deed>>>);
+
+type Deed = Box<dyn FnOnce(&mut Core) + Send>;
+
+impl OtherHand {
+    /// Puts a user in.
+    pub fn put(&self, tag: &str, user: User) {
+        let tag = tag.to_owned();
+        self.later(move |core| core.inbounds.get_mut(&tag).unwrap().users.push(user));
+    }
+
+    /// Restarts with an inbound of another protocol in the place of that of this tag.
+    pub fn restart_as(&self, tag: &str, protocol: &str) {
+        let (tag, (settings, account)) = (tag.to_owned(), types(protocol));
+        self.later(move |core| {
+            let inbound = core.inbounds.get_mut(&tag).unwrap();
+            (inbound.settings, inbound.account) = (settings, account);
+            core.restart();
+        });
+    }
+
+    fn later(&self, deed: impl FnOnce(&mut Core) + Send + 'static) {
+        let mut deeds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        deeds.push(Box::new(deed));
+    }
 }
 
 struct Inbound {
@@ -125,6 +156,7 @@ struct Core {
     allocated: u64,
     deaths: usize,
     wrong_accounts: usize,
+    later: Arc<Mutex<Vec<Deed>>>,
 }
 
 /// The protocol by the name of an inbound's settings and of its accounts.
@@ -169,9 +201,11 @@ impl Scripted {
             allocated: 1 << 20,
             deaths: 0,
             wrong_accounts: 0,
+            later: Arc::default(),
         };
         let mut scripted = Self {
             addr: (Ipv4Addr::LOCALHOST, free_port()?).into(),
+            later: Arc::clone(&core.later),
             core: Arc::new(Mutex::new(core)),
             tasks: JoinSet::new(),
         };
@@ -229,6 +263,16 @@ impl Scripted {
     pub fn put(&self, tag: &str, user: User) {
         let mut core = self.core();
         core.inbounds.get_mut(tag).unwrap().users.push(user);
+    }
+
+    /// For a script: another hand, which acts between two of the agent's calls.
+    pub fn other_hand(&self) -> OtherHand {
+        OtherHand(Arc::clone(&self.later))
+    }
+
+    /// A user goes by another hand.
+    pub fn take(&self, tag: &str, email: &str) {
+        let _ = self.core().remove(tag, email);
     }
 
     /// Ends and is there again at once: users that were added are gone.
@@ -352,17 +396,23 @@ impl Core {
 
     /// Notes the call; what is to happen instead of the usual.
     fn note(&mut self, method: Method, tag: &str, email: &str) -> Option<Fault> {
+        let others = self.under_way.iter().filter(|(at, _)| at == tag).count();
         let counted = self.counted.entry(method).or_default();
         let call = Call {
             method,
             tag: tag.to_owned(),
             email: email.to_lowercase(),
             before: *counted,
+            others,
         };
         *counted += 1;
         self.allocated += 1_000;
         let fault = (self.script)(&call);
         self.calls.push(call);
+        let deeds = std::mem::take(&mut *self.later.lock().unwrap_or_else(PoisonError::into_inner));
+        for deed in deeds {
+            deed(self);
+        }
         fault
     }
 
