@@ -1,6 +1,7 @@
 //! The loop of one node: ask the panel, keep the files, give orders to the appliers, and tell how it
 //! went. A failed poll leaves everything as it is, and Xray is repaired from the last good answer.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ use crate::panel::{Allowed, PanelClient, PanelError};
 const FAILED_POLL_PAUSE_MAX: Duration = Duration::from_mins(1);
 /// What a panel may ask for by `Retry-After`.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
+/// Requests that wait on their own; further ones wait together with the newest.
+const WAITING_MAX: usize = 64;
 /// At the latest after this the loop wakes and looks at the clock.
 const WAKE: Duration = Duration::from_secs(30);
 
@@ -87,7 +90,10 @@ struct NodeLoop {
     /// The last order that all appliers carried out.
     applied: u64,
     served: u64,
-    polled_once: bool,
+    /// Requests that wait for their orders to be carried out: the request, and its order.
+    waiting: VecDeque<(u64, u64)>,
+    /// The order of the first poll.
+    first: Option<u64>,
     /// What is in the files: the list, and the answer kept for a start without the panel.
     written: Option<(Users, Users)>,
 }
@@ -140,7 +146,8 @@ impl NodeLoop {
             order: last.unwrap_or_default() + 1,
             applied: 0,
             served: 0,
-            polled_once: false,
+            waiting: VecDeque::new(),
+            first: None,
             written: None,
             parts,
             link,
@@ -161,6 +168,7 @@ impl NodeLoop {
                 if request.number > self.served {
                     self.served = request.number;
                     self.poll(request.is_poll, request.force).await;
+                    self.wait_for(request.number);
                 }
             }
             () = self.parts.reported.notified() => {}
@@ -200,8 +208,8 @@ impl NodeLoop {
         if let Some(users) = good {
             self.answered(users, is_poll, force);
         }
-        self.polled_once = true;
         self.order += 1;
+        self.first.get_or_insert(self.order);
         self.carry_out(is_poll, force).await;
     }
 
@@ -352,20 +360,45 @@ impl NodeLoop {
             }
         }
         let blocked = self.parts.mode == ApplyMode::Cmd && self.status.files_error.is_some();
-        let all_in = blocked || reports.iter().all(|report| report.number >= self.order);
-        let all_done = all_in && !blocked && reports.iter().all(|report| report.done);
-        if all_done && self.applied < self.order {
-            self.applied = self.order;
-            self.write_applied().await;
+        // An order stands for all before it. Passes may take longer than polls: the newest order need
+        // never be the one that was carried out.
+        let numbers = reports.iter().map(|report| report.number);
+        let reached = match numbers.min() {
+            Some(number) if !blocked => number.min(self.order),
+            _ => self.order,
+        };
+        let all_done = !blocked && reports.iter().all(|report| report.done);
+        if all_done && self.applied < reached {
+            self.applied = reached;
+            if reached == self.order {
+                self.write_applied().await;
+            }
         }
         let before = self.link.last_report();
-        let request = if all_in { self.served } else { before.request };
-        let attempted = before.attempted || (all_in && self.polled_once);
+        let attempted = before.attempted || self.first.is_some_and(|first| first <= reached);
+        let request = self.answered_until(reached).unwrap_or(before.request);
         self.link.report(NodeReport {
             request,
             attempted,
             status: self.status.clone(),
         });
+    }
+
+    /// The last poll was made for this request.
+    fn wait_for(&mut self, request: u64) {
+        if self.waiting.len() == WAITING_MAX {
+            self.waiting.pop_back();
+        }
+        self.waiting.push_back((request, self.order));
+    }
+
+    /// The last request whose order is carried out now.
+    fn answered_until(&mut self, reached: u64) -> Option<u64> {
+        let mut last = None;
+        while let Some((request, _)) = self.waiting.pop_front_if(|(_, order)| *order <= reached) {
+            last = Some(request);
+        }
+        last
     }
 
     async fn write_applied(&mut self) {

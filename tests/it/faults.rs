@@ -285,3 +285,58 @@ async fn a_silent_start_is_no_end() -> Result<()> {
     let _agent = stage.agent("in").spawn()?;
     stage.await_users("in", 0..5).await
 }
+
+#[tokio::test]
+async fn an_inbound_that_never_answers_holds_up_no_other_and_no_poll() -> Result<()> {
+    let stage = Stage::new(&[("dead", "vless"), ("in", "vless")]).await?;
+    stage
+        .xray
+        .script(|call| (call.tag == "dead").then_some(Fault::Silence));
+    stage.allow(0..10);
+    // A pass over the dead one takes longer than several polls.
+    let command = stage
+        .agent("dead+in")
+        .env("XRAY_RPC_TIMEOUT_SECONDS", "0.5");
+    let _agent = command.spawn()?;
+    let prefixed = |user: u32| format!("in.{}", email(user));
+    let await_prefixed = async |users: std::ops::Range<u32>| {
+        let expected: Vec<_> = users.map(prefixed).collect();
+        eventually("the other inbound has its users", LONG, async || {
+            stage.xray.emails("in") == expected
+        })
+        .await
+    };
+    await_prefixed(0..10).await?;
+    stage.await_polls(5).await?;
+    stage.allow(0..12);
+    await_prefixed(0..12).await?;
+    // Whoever asks for a pass hears of it, however many polls come meanwhile.
+    let asked = command.clone().arg("sync").run_to_end(LONG).await?;
+    assert_eq!(asked.code, Some(1), "{asked:?}");
+    assert!(asked.stderr.contains("no answer from Xray"), "{asked:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_inbound_does_not_keep_the_service_manager_waiting() -> Result<()> {
+    let stage = Stage::new(&[("dead", "vless"), ("in", "vless")]).await?;
+    stage
+        .xray
+        .script(|call| (call.tag == "dead").then_some(Fault::Silence));
+    stage.allow(0..10);
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path)?;
+    let command = stage
+        .agent("dead+in")
+        .env("XRAY_RPC_TIMEOUT_SECONDS", "0.5")
+        .env("NOTIFY_SOCKET", &path);
+    let _agent = command.spawn()?;
+    let mut told = [0; 256];
+    let length = tokio::time::timeout(LONG, socket.recv(&mut told)).await??;
+    assert_eq!(
+        &told[..length],
+        b"READY=1\n".get(..length).unwrap_or_default()
+    );
+    Ok(())
+}
