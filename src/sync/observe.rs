@@ -1,7 +1,7 @@
 //! What is live: read from the running Xray, or the set as we left it while nothing speaks against
 //! it. Holds what is known of one inbound between two passes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -240,7 +240,10 @@ impl Observer {
             }
             Err(error) => return Err(error.into()),
         };
-        let sample = users.as_ref().map(sample).transpose()?.unwrap_or_default();
+        let sample = match &users {
+            Some(users) => sample(users, emails)?,
+            None => Vec::new(),
+        };
         let spec = decide(&self.inbound, listing, &sample)?;
         let read_at = Instant::now();
         let Some(users) = users else {
@@ -321,6 +324,25 @@ fn sorted_out(users: &RawUsers, spec: &AccountSpec, emails: &Emails) -> Result<L
     garbled.map_or(Ok(live), Err)
 }
 
-fn sample(users: &RawUsers) -> Result<Vec<User>, XrayError> {
-    users.iter().take(SAMPLE_USERS).collect()
+/// Ours tell first how users are written, and then the others, in the order of their e-mails: Xray
+/// lists them in another order each time, and they need not agree with each other.
+fn sample(users: &RawUsers, emails: &Emails) -> Result<Vec<User>, XrayError> {
+    let mut ours = Vec::new();
+    let mut others = BTreeMap::new();
+    for user in users.iter() {
+        let user = user?;
+        if emails.read(&user.email).is_some() {
+            ours.push(user);
+        } else {
+            others.insert(user.email.clone(), user);
+        }
+        if ours.len() == SAMPLE_USERS {
+            break;
+        }
+        if others.len() > SAMPLE_USERS {
+            others.pop_last();
+        }
+    }
+    ours.extend(others.into_values());
+    Ok(ours)
 }

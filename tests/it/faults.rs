@@ -340,3 +340,36 @@ async fn a_dead_inbound_does_not_keep_the_service_manager_waiting() -> Result<()
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn foreign_users_with_several_ciphers_do_not_make_ours_change_theirs() -> Result<()> {
+    use xray_agent::xray::account::typed;
+    use xray_agent::xray::proto::xray::proxy::shadowsocks::{Account, CipherType};
+    let stage = Stage::new(&[]).await?;
+    let foreign = |name: &str, cipher: CipherType| User {
+        email: format!("{name}@static"),
+        account: Some(typed(&Account {
+            password: name.to_owned(),
+            cipher_type: cipher.into(),
+        })),
+        ..User::default()
+    };
+    let fixed = vec![
+        foreign("a", CipherType::Aes128Gcm),
+        foreign("b", CipherType::Chacha20Poly1305),
+        foreign("c", CipherType::Aes256Gcm),
+    ];
+    stage.xray.configure("in", "shadowsocks", fixed);
+    stage.allow(0..5);
+    // Every pass reads the whole list, each time in another order.
+    let command = stage.agent_with("", r#""in""#, "[sync]\nresync_interval = \"100ms\"")?;
+    let _agent = command.spawn()?;
+    await_inbound(&command, 0, "all is well", |it| {
+        it["live"] == 5 && it["error"].is_null()
+    })
+    .await?;
+    let changes = stage.changes();
+    stage.await_polls(12).await?;
+    assert_eq!(stage.changes(), changes);
+    Ok(())
+}
