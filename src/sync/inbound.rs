@@ -172,6 +172,7 @@ impl InboundSync {
         for round in 0..ROUNDS_MAX {
             let mut draft = self.draft(pass).await?;
             self.note(&draft);
+            self.note_stubborn(&draft.plan);
             self.status.failed = self.patience.hold_back(&mut draft.plan, Instant::now());
             self.keep_state();
             if draft.plan.is_empty() {
@@ -293,6 +294,7 @@ impl InboundSync {
             read_back: known.read_back,
             progress: &*self.parts.progress,
         };
+        self.patience.begin(&plan);
         if !known.read_back {
             // Until it is known how it went, and also if we end before.
             known.unsure.extend(plan.users());
@@ -369,6 +371,17 @@ impl InboundSync {
                     another protocol's account into this inbound, and removing one would end Xray: \
                     they are left alone, and go when Xray is restarted");
             });
+        }
+    }
+
+    fn note_stubborn(&mut self, plan: &Plan) {
+        let again = self.patience.look_at_the_mended(plan, Instant::now());
+        if let Some(first) = again.first() {
+            self.said.failure(format!(
+                "Xray keeps {} users otherwise than they were written (level, flow or secret), the \
+                 first is {first}",
+                again.len()
+            ));
         }
     }
 

@@ -1,5 +1,5 @@
-//! Whom to leave alone for a while: users whose calls failed, and those whose call may be what ended
-//! Xray. A removal waits for nothing but the latter.
+//! Whom to leave alone for a while: users whose calls failed, those whose call may be what ended Xray,
+//! and those whom Xray keeps otherwise than written. A removal does not wait for a failed call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,6 +21,10 @@ const SUSPECT_PAUSE: Duration = Duration::from_hours(1);
 pub(super) struct Patience {
     resting: BTreeMap<UserId, Rest>,
     suspects: BTreeSet<UserId>,
+    /// Whose entries were written anew by the last apply.
+    mended: BTreeSet<UserId>,
+    /// Whose entries are not as written after that all the same.
+    stubborn: BTreeSet<UserId>,
 }
 
 /// A user whose calls failed so many times in a row, and until when he is left alone.
@@ -36,23 +40,57 @@ impl Patience {
         &self.suspects
     }
 
+    /// Sees in the next `plan` what became of those who were mended. Whoever has to be mended again is
+    /// left alone for a while, or a core that keeps users in its own way would have them written
+    /// anew at every pass; these are told.
+    pub(super) fn look_at_the_mended(&mut self, plan: &Plan, now: Instant) -> Vec<UserId> {
+        let mended = std::mem::take(&mut self.mended);
+        if mended.is_empty() {
+            return Vec::new();
+        }
+        let again: BTreeSet<_> = plan.mended().filter(|user| mended.contains(user)).collect();
+        for user in mended.difference(&again) {
+            self.resting.remove(user);
+            self.stubborn.remove(user);
+        }
+        for user in &again {
+            self.rest(*user, PAUSE_MIN, now);
+            self.stubborn.insert(*user);
+        }
+        again.into_iter().collect()
+    }
+
+    /// This is carried out next.
+    pub(super) fn begin(&mut self, plan: &Plan) {
+        self.mended = plan.mended().collect();
+    }
+
     /// Takes out of `plan` what has to wait. For how many users that is.
     pub(super) fn hold_back(&self, plan: &mut Plan, now: Instant) -> usize {
+        if self.resting.is_empty() {
+            return 0;
+        }
         let resting = |user: &UserId| self.resting.get(user).is_some_and(|rest| rest.until > now);
-        let deadly = |user: &UserId| self.suspects.contains(user) && resting(user);
-        let before = plan.len();
+        let untouched = |user: &UserId| {
+            resting(user) && (self.suspects.contains(user) || self.stubborn.contains(user))
+        };
+        let before: BTreeSet<_> = plan.users().collect();
         plan.removals
-            .retain(|removal| !removal.user.as_ref().is_some_and(deadly));
+            .retain(|removal| !removal.user.as_ref().is_some_and(untouched));
         plan.repairs.retain(|repair| !resting(&repair.user));
         plan.additions.retain(|user| !resting(user));
-        before - plan.len()
+        let after: BTreeSet<_> = plan.users().collect();
+        before.difference(&after).count()
     }
 
     /// Learns from what was done. The user, if there is one, whose call went with Xray's end twice
     /// while it was the only one under way.
     pub(super) fn learn(&mut self, applied: &Applied, now: Instant) -> Option<UserId> {
         for user in applied.added.iter().chain(&applied.removed) {
-            self.resting.remove(user);
+            // Of one who was mended the next look tells.
+            if !self.mended.contains(user) {
+                self.resting.remove(user);
+            }
             self.suspects.remove(user);
         }
         for (user, _) in &applied.failed {
@@ -131,6 +169,31 @@ mod tests {
         };
         patience.learn(&added, now);
         assert_eq!(held_back(&patience, &users, now).0, users);
+    }
+
+    #[test]
+    fn who_is_kept_otherwise_than_written_is_mended_ever_more_seldom() {
+        let (mut patience, now, users) = (Patience::default(), Instant::now(), [user(1)]);
+        let done = Applied {
+            added: users.to_vec(),
+            ..Applied::default()
+        };
+        let mend = |patience: &mut Patience, at: Instant| {
+            assert_eq!(held_back(patience, &users, at), (users.to_vec(), 1));
+            patience.begin(&plan(&users));
+            patience.learn(&done, at);
+            assert_eq!(patience.look_at_the_mended(&plan(&users), at), users);
+            assert_eq!(held_back(patience, &users, at), (Vec::new(), 0));
+        };
+        mend(&mut patience, now);
+        let later = now + PAUSE_MIN;
+        mend(&mut patience, later);
+        assert_eq!(held_back(&patience, &users, later + PAUSE_MIN).1, 0);
+        mend(&mut patience, later + 2 * PAUSE_MIN);
+        // At last it is as written.
+        patience.begin(&plan(&users));
+        assert!(patience.look_at_the_mended(&plan(&[]), later).is_empty());
+        assert_eq!(held_back(&patience, &users, later), (users.to_vec(), 1));
     }
 
     #[test]

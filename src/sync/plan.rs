@@ -98,6 +98,13 @@ pub fn plan(live: &LiveSet, wanted: &[UserId], confirmed: &[UserId], rules: Rule
 }
 
 impl Plan {
+    /// Users with entries that are written anew, ascending within each of the two kinds.
+    pub fn mended(&self) -> impl Iterator<Item = UserId> + '_ {
+        let repaired = self.repairs.iter().map(|repair| repair.user);
+        let removed = self.removals.iter().filter_map(|removal| removal.user);
+        repaired.chain(removed.filter(|user| self.additions.binary_search(user).is_ok()))
+    }
+
     /// Everybody for whom something has to be done.
     pub fn users(&self) -> impl Iterator<Item = UserId> + '_ {
         let removed = self.removals.iter().filter_map(|removal| removal.user);

@@ -373,3 +373,18 @@ async fn foreign_users_with_several_ciphers_do_not_make_ours_change_theirs() -> 
     assert_eq!(stage.changes(), changes);
     Ok(())
 }
+
+#[tokio::test]
+async fn an_xray_that_keeps_users_otherwise_than_written_is_not_rewritten_for_ever() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage.xray.keeps(|user| User { level: 7, ..user });
+    stage.allow(0..20);
+    let command = stage.agent("in");
+    let agent = command.spawn()?;
+    stage.await_users("in", 0..20).await?;
+    await_inbound(&command, 0, "a failure", |it| it["failed"] == 20).await?;
+    let changes = stage.changes();
+    stage.await_polls(10).await?;
+    assert!(stage.changes() <= changes + 40, "{}", agent.log());
+    stage.await_users("in", 0..20).await
+}
