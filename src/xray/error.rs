@@ -86,7 +86,7 @@ impl From<Status> for XrayError {
         }
         let text = shortened(status.message());
         match status.code() {
-            Code::Unknown => said(text),
+            Code::Unknown => said(status.message(), text),
             Code::Unimplemented => Self::Unimplemented(text),
             Code::Unavailable => Self::Broken(text),
             Code::OutOfRange | Code::Internal => Self::Garbled(text),
@@ -109,11 +109,13 @@ fn local(status: &Status, source: &(dyn Error + 'static)) -> XrayError {
     XrayError::Broken(deepest)
 }
 
-/// Xray's own words under code UNKNOWN.
-fn said(text: String) -> XrayError {
-    let lower = text.to_ascii_lowercase();
+/// Xray's own words under code UNKNOWN: the whole tells what they mean, `text` is what is shown.
+fn said(whole: &str, text: String) -> XrayError {
+    let lower = whole.to_ascii_lowercase();
     let end = lower.strip_suffix('.').unwrap_or(&lower);
-    if lower.contains("failed to get handler") || lower.contains("handler not found") {
+    let before_email = lower.split(": user ").next().unwrap_or_default();
+    let tells = |words: &str| before_email.contains(words);
+    if tells("failed to get handler") || tells("handler not found") {
         XrayError::InboundMissing
     } else if end.ends_with("proto: not found") {
         XrayError::TypeUnknown(text)
@@ -174,6 +176,31 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(XrayError::from(Status::unknown(text)), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_long_email_hides_nothing_that_xray_says() {
+        let email = "x".repeat(100_000);
+        let table = [
+            (
+                format!("proxy/vless: User {email} already exists."),
+                XrayError::AlreadyExists,
+            ),
+            (
+                format!("proxy/vless: User {email} not found."),
+                XrayError::UserNotFound,
+            ),
+            (
+                "proxy/vless: User handler not found: x not found.".to_owned(),
+                XrayError::UserNotFound,
+            ),
+        ];
+        for (text, expected) in table {
+            let length = text.len();
+            assert_eq!(XrayError::from(Status::unknown(text)), expected, "{length}");
+        }
+        let refused = XrayError::from(Status::unknown(format!("{email} is odd")));
+        assert!(refused.to_string().len() < 300);
     }
 
     #[test]
