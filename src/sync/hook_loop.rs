@@ -54,7 +54,7 @@ pub(super) async fn run(
             () = shutdown.requested() => return,
             changed = orders.changed() => changed.expect("invariant: the link holds the sender"),
         }
-        let order = orders.borrow_and_update().clone();
+        let order = link.take_order(&mut orders);
         if order.number == 0 {
             continue;
         }

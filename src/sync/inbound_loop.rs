@@ -44,13 +44,15 @@ pub(super) async fn run(
     let orders = link.orders();
     let mut applier = Applier {
         sync,
+        // A loop that was started anew looks at everything again, and carries out the last order
+        // unless it was carried out before: its force was for the answer of that moment.
+        served: link.last_report().number,
+        is_first: true,
         link,
         orders,
         lost,
         next: Instant::now() + WAKE,
-        served: 0,
     };
-    // A loop that was started anew carries out the last order again.
     applier.orders.mark_changed();
     loop {
         heartbeat.beat();
@@ -69,6 +71,8 @@ struct Applier {
     next: Instant,
     /// The order that was served last.
     served: u64,
+    /// No pass was made yet.
+    is_first: bool,
 }
 
 impl Applier {
@@ -83,9 +87,9 @@ impl Applier {
             _ = self.lost.changed() => true,
             () = sleep_until(self.next) => false,
         };
-        let order = self.orders.borrow_and_update().clone();
+        let order = self.link.take_order(&mut self.orders);
         let is_new = order.number > self.served;
-        let waited = self.sync.is_down() || self.sync.wants_verification();
+        let waited = self.is_first || self.sync.is_down() || self.sync.wants_verification();
         if order.number == 0 || !(is_new || waited || lost) {
             self.next = Instant::now() + WAKE;
             return;
@@ -96,6 +100,7 @@ impl Applier {
             force: is_new && order.force,
             is_second_look: !is_new && !lost && self.sync.wants_verification(),
         };
+        self.is_first = false;
         self.sync.pass(pass).await;
         self.served = order.number;
         self.report(order.number);

@@ -3,6 +3,7 @@
 //! older ones, so nothing queues up, and a loop that is started anew finds everything in place.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
@@ -71,6 +72,8 @@ pub(super) enum ApplierStatus {
 #[derive(Clone, Debug)]
 pub(super) struct ApplierLink {
     order: Arc<watch::Sender<Order>>,
+    /// The last order that the applier took. Changed under the order's lock only.
+    taken: Arc<AtomicU64>,
     report: Arc<watch::Sender<ApplierReport>>,
     /// Wakes the node when a report is there.
     reported: Arc<Notify>,
@@ -86,16 +89,17 @@ impl ApplierLink {
         };
         Self {
             order: Arc::new(watch::Sender::new(Order::default())),
+            taken: Arc::default(),
             report: Arc::new(watch::Sender::new(report)),
             reported,
         }
     }
 
-    /// Gives an order; the force of one that was not carried out yet is kept.
+    /// Gives an order; the force of one that nobody has taken yet is kept. It is not for the answer
+    /// that comes while a forced one is being carried out.
     pub(super) fn give(&self, order: Order) {
-        let reported = self.report.borrow().number;
         self.order.send_modify(|old| {
-            let pending = old.number > reported;
+            let pending = old.number > self.taken.load(Ordering::Relaxed);
             let force = order.force || (pending && old.force);
             let is_poll = order.is_poll || (pending && old.is_poll);
             *old = Order {
@@ -109,6 +113,18 @@ impl ApplierLink {
     /// For the applier: its orders.
     pub(super) fn orders(&self) -> watch::Receiver<Order> {
         self.order.subscribe()
+    }
+
+    /// For the applier: takes the last order.
+    pub(super) fn take_order(&self, orders: &mut watch::Receiver<Order>) -> Order {
+        let order = orders.borrow_and_update();
+        self.taken.store(order.number, Ordering::Relaxed);
+        order.clone()
+    }
+
+    /// For the node: the number of the last order.
+    pub(super) fn last_order(&self) -> u64 {
+        self.order.borrow().number
     }
 
     /// For the applier: how it went.
@@ -127,6 +143,8 @@ impl ApplierLink {
 #[derive(Clone, Debug)]
 pub(super) struct NodeLink {
     request: Arc<watch::Sender<Request>>,
+    /// The last request that the node took. Changed under the request's lock only.
+    taken: Arc<AtomicU64>,
     report: Arc<watch::Sender<NodeReport>>,
 }
 
@@ -135,6 +153,7 @@ impl NodeLink {
     pub(super) fn new(status: NodeStatus) -> Self {
         Self {
             request: Arc::new(watch::Sender::new(Request::default())),
+            taken: Arc::default(),
             report: Arc::new(watch::Sender::new(NodeReport {
                 request: 0,
                 attempted: false,
@@ -145,10 +164,9 @@ impl NodeLink {
 
     /// Asks for a poll and a pass; the number of the request.
     pub(super) fn request(&self, is_poll: bool, force: bool) -> u64 {
-        let served = self.report.borrow().request;
         let mut number = 0;
         self.request.send_modify(|old| {
-            let pending = old.number > served;
+            let pending = old.number > self.taken.load(Ordering::Relaxed);
             number = old.number + 1;
             *old = Request {
                 number,
@@ -205,8 +223,74 @@ impl NodeLink {
         self.request.subscribe()
     }
 
+    /// For the node: takes the last request.
+    pub(super) fn take_request(&self, requests: &mut watch::Receiver<Request>) -> Request {
+        let request = requests.borrow_and_update();
+        self.taken.store(request.number, Ordering::Relaxed);
+        *request
+    }
+
     /// For the node: the last request and how it stands.
     pub(super) fn report(&self, report: NodeReport) {
         self.report.send_replace(report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::NodeId;
+
+    fn order(number: u64, force: bool) -> Order {
+        Order {
+            number,
+            force,
+            ..Order::default()
+        }
+    }
+
+    fn applier() -> ApplierLink {
+        let status = ApplierStatus::Hook(HookStatus::default());
+        ApplierLink::new(status, Arc::default())
+    }
+
+    fn reported(link: &ApplierLink, number: u64) {
+        let status = ApplierStatus::Hook(HookStatus::default());
+        link.report(ApplierReport {
+            number,
+            done: true,
+            status,
+        });
+    }
+
+    #[test]
+    fn the_force_of_an_order_that_nobody_took_goes_over_to_the_next() {
+        let link = applier();
+        link.give(order(1, true));
+        link.give(order(2, false));
+        assert!(link.take_order(&mut link.orders()).force);
+    }
+
+    #[test]
+    fn the_force_of_an_order_that_is_being_carried_out_is_for_that_one_alone() {
+        let link = applier();
+        let mut orders = link.orders();
+        link.give(order(1, true));
+        assert!(link.take_order(&mut orders).force);
+        // Another answer, which nobody has looked at.
+        link.give(order(2, false));
+        reported(&link, 1);
+        assert!(!link.take_order(&mut orders).force);
+    }
+
+    #[test]
+    fn the_force_of_a_request_that_is_being_served_is_for_that_one_alone() {
+        let link = NodeLink::new(NodeStatus::new(NodeId(1)));
+        let mut requests = link.requests();
+        link.request(false, true);
+        link.request(false, false);
+        assert!(link.take_request(&mut requests).force, "nobody took it");
+        link.request(false, false);
+        assert!(!link.take_request(&mut requests).force);
     }
 }

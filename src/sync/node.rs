@@ -127,11 +127,7 @@ impl NodeLoop {
     fn open(parts: NodeParts, link: NodeLink) -> Result<Self, FileError> {
         let kept: Kept = read_json(&parts.state_file, parts.clock)?.unwrap_or_default();
         let listed = parts.files.allowed()?;
-        let last = parts
-            .appliers
-            .iter()
-            .map(|link| link.last_report().number)
-            .max();
+        let last = parts.appliers.iter().map(ApplierLink::last_order).max();
         let interval = parts.sync.interval;
         Ok(Self {
             status: NodeStatus::new(parts.id),
@@ -145,7 +141,8 @@ impl NodeLoop {
             // A loop that is started anew goes on counting.
             order: last.unwrap_or_default() + 1,
             applied: 0,
-            served: 0,
+            // A request that was answered was for the answer of that moment.
+            served: link.last_report().request,
             waiting: VecDeque::new(),
             first: None,
             written: None,
@@ -164,7 +161,7 @@ impl NodeLoop {
         tokio::select! {
             changed = requests.changed() => {
                 changed.expect("invariant: the link holds the sender");
-                let request = *requests.borrow_and_update();
+                let request = self.link.take_request(requests);
                 if request.number > self.served {
                     self.served = request.number;
                     self.poll(request.is_poll, request.force).await;
