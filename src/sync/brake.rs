@@ -14,10 +14,16 @@ const MANY_USERS: usize = 20;
 /// At least this many, and over nine tenths of them: `confirm_polls_all`.
 const ALL_USERS_MIN: usize = 2;
 
-/// For each user who is live and not wanted: in how many answers in a row.
+/// What is kept from one answer to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Absences(BTreeMap<UserId, Absence>);
+#[serde(default)]
+pub struct Absences {
+    /// For each user who is live and not wanted: in how many answers in a row.
+    users: BTreeMap<UserId, Absence>,
+    /// While somebody is held: what the removal was measured against at first. Whoever is added
+    /// meanwhile does not make it a smaller one.
+    base: Option<usize>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Absence {
@@ -63,17 +69,22 @@ pub fn judge(
     limits: Brake,
 ) -> Verdict {
     count(absences, leaving, answer);
+    let base = absences.base.unwrap_or(answer.base).min(answer.base);
     let needed = if answer.force {
         1
     } else {
-        needed(leaving.len(), answer.base, limits)
+        needed(leaving.len(), base, limits)
     };
-    let seen_of = |user: &UserId| absences.0.get(user).map_or(1, |absence| absence.answers);
+    let seen_of = |user: &UserId| {
+        let absence = absences.users.get(user);
+        absence.map_or(1, |absence| absence.answers)
+    };
     let (confirmed, held): (Vec<_>, Vec<_>) = leaving
         .iter()
         .copied()
         .partition(|user| seen_of(user) >= needed);
     let seen = held.iter().map(seen_of).max().unwrap_or_default();
+    absences.base = (!held.is_empty()).then_some(base);
     Verdict {
         confirmed,
         held,
@@ -85,7 +96,7 @@ pub fn judge(
 fn count(absences: &mut Absences, leaving: &[UserId], answer: Answer) {
     let mut counted = BTreeMap::new();
     for user in leaving {
-        let absence = match absences.0.get(user) {
+        let absence = match absences.users.get(user) {
             None => Absence {
                 answers: 1,
                 at: answer.at,
@@ -105,7 +116,7 @@ fn count(absences: &mut Absences, leaving: &[UserId], answer: Answer) {
         };
         counted.insert(*user, absence);
     }
-    absences.0 = counted;
+    absences.users = counted;
 }
 
 fn needed(leaving: usize, base: usize, limits: Brake) -> u32 {
@@ -239,6 +250,30 @@ mod tests {
                 .len(),
             60
         );
+    }
+
+    #[test]
+    fn newcomers_do_not_make_a_held_removal_a_smaller_one() {
+        let (mut absences, leaving) = (Absences::default(), users(30));
+        // Everybody is exchanged: from the second answer on, the others are live as well.
+        for poll in 0..5 {
+            let base = if poll == 0 { 30 } else { 60 };
+            let verdict = judge(&mut absences, &leaving, answer(base, poll * 10), LIMITS);
+            assert_eq!((verdict.held.len(), verdict.needed), (30, 6), "poll {poll}");
+        }
+        let last = judge(&mut absences, &leaving, answer(60, 50), LIMITS);
+        assert_eq!(last.confirmed.len(), 30);
+        // What comes after is measured anew.
+        let next = judge(&mut absences, &users(20), answer(60, 60), LIMITS);
+        assert_eq!((next.held.len(), next.needed), (0, 1));
+    }
+
+    #[test]
+    fn a_smaller_removal_does_not_wait_for_the_larger_one_before_it() {
+        let mut absences = Absences::default();
+        judge(&mut absences, &users(29), answer(30, 0), LIMITS);
+        let verdict = judge(&mut absences, &users(2), answer(30, 10), LIMITS);
+        assert_eq!((verdict.confirmed.len(), verdict.needed), (2, 1));
     }
 
     #[test]
