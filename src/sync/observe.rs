@@ -324,25 +324,21 @@ fn sorted_out(users: &RawUsers, spec: &AccountSpec, emails: &Emails) -> Result<L
     garbled.map_or(Ok(live), Err)
 }
 
-/// Ours tell first how users are written, and then the others, in the order of their e-mails: Xray
-/// lists them in another order each time, and they need not agree with each other.
+/// Some of the users who are there, foreign ones first: those of Xray's own configuration show how the
+/// inbound was meant, and an entry of ours may be what another hand made of it. In the order of their
+/// e-mails, for Xray lists them in another order each time.
 fn sample(users: &RawUsers, emails: &Emails) -> Result<Vec<User>, XrayError> {
-    let mut ours = Vec::new();
-    let mut others = BTreeMap::new();
+    let (mut foreign, mut ours) = (BTreeMap::new(), BTreeMap::new());
     for user in users.iter() {
         let user = user?;
-        if emails.read(&user.email).is_some() {
-            ours.push(user);
-        } else {
-            others.insert(user.email.clone(), user);
-        }
-        if ours.len() == SAMPLE_USERS {
-            break;
-        }
-        if others.len() > SAMPLE_USERS {
-            others.pop_last();
+        let kind = match emails.read(&user.email) {
+            Some(_) => &mut ours,
+            None => &mut foreign,
+        };
+        kind.insert(user.email.clone(), user);
+        if kind.len() > SAMPLE_USERS {
+            kind.pop_last();
         }
     }
-    ours.extend(others.into_values());
-    Ok(ours)
+    Ok(foreign.into_values().chain(ours.into_values()).collect())
 }
