@@ -1,7 +1,7 @@
 //! The users that are live in one inbound, sorted out: those just as we would write them, those of
 //! ours that need mending, and the foreign ones. Pure; it costs 16 bytes for each usual user.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::email::Emails;
 use crate::model::ids::UserId;
@@ -133,8 +133,8 @@ impl LiveSet {
         self.fit.sort_unstable();
         self.fit.dedup();
         if !foreign_gone.is_empty() {
-            self.foreign
-                .retain(|entry| !foreign_gone.contains(&entry.email));
+            let gone: HashSet<_> = foreign_gone.iter().collect();
+            self.foreign.retain(|entry| !gone.contains(&entry.email));
         }
     }
 }

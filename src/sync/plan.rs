@@ -190,19 +190,15 @@ impl Plan {
 
     /// Users who stay, but whose secret goes with an entry of somebody else.
     fn restore_shared(&mut self, live: &LiveSet, confirmed: &[UserId], rules: Rules<'_>) {
+        let lost = lost_secrets(live, &self.removals, rules.kind);
         let mut restored = Vec::new();
-        for removal in &self.removals {
-            let lost = lost_secrets(live, removal, rules.kind);
-            restored.extend(lost.into_iter().flat_map(|secret| {
-                live.neighbours(secret).iter().copied().filter(move |user| {
-                    Some(*user) != removal.user
-                        && rules.kind.secret_key(*user) == secret
-                        && confirmed.binary_search(user).is_err()
-                })
+        for alike in lost.chunk_by(|a, b| a.prefix() == b.prefix()) {
+            let neighbours = live.neighbours(alike[0]).iter().copied();
+            restored.extend(neighbours.filter(|user| {
+                let secret = rules.kind.secret_key(*user);
+                alike.binary_search(&secret).is_ok() && confirmed.binary_search(user).is_err()
             }));
         }
-        restored.sort_unstable();
-        restored.dedup();
         self.repairs.extend(restored.into_iter().map(|user| Repair {
             user,
             emails: vec![rules.emails.write(user)],
@@ -210,18 +206,26 @@ impl Plan {
     }
 }
 
-fn lost_secrets(live: &LiveSet, removal: &Removal, kind: &AccountKind) -> Vec<SecretKey> {
-    let Some(user) = removal.user else {
-        let gone = live
-            .foreign
-            .iter()
-            .filter(|entry| removal.emails.contains(&entry.email));
-        return gone.filter_map(|entry| entry.secret).collect();
-    };
-    match live.odd.get(&user) {
-        Some(entries) => entries.iter().filter_map(|entry| entry.secret).collect(),
-        None => vec![kind.secret_key(user)],
+/// The secrets of all that is removed, ascending.
+fn lost_secrets(live: &LiveSet, removals: &[Removal], kind: &AccountKind) -> Vec<SecretKey> {
+    let mut lost = Vec::new();
+    let mut foreign = HashSet::new();
+    for removal in removals {
+        let Some(user) = removal.user else {
+            foreign.extend(&removal.emails);
+            continue;
+        };
+        match live.odd.get(&user) {
+            Some(entries) => lost.extend(entries.iter().filter_map(|entry| entry.secret)),
+            None => lost.push(kind.secret_key(user)),
+        }
     }
+    let gone = live.foreign.iter();
+    let gone = gone.filter(|entry| foreign.contains(&entry.email));
+    lost.extend(gone.filter_map(|entry| entry.secret));
+    lost.sort_unstable();
+    lost.dedup();
+    lost
 }
 
 fn emails_of(entries: &[Entry]) -> Vec<String> {

@@ -255,3 +255,37 @@ fn a_user_listed_twice_is_written_once() {
         }]
     );
 }
+
+#[test]
+fn users_who_look_alike_are_planned_for_as_fast_as_others() {
+    const MANY: u32 = 60_000;
+    let (spec, emails) = (spec(), Emails::first("in", true));
+    let users: Vec<_> = (0..MANY)
+        .map(|n| UserId::from_bytes(u128::from(n).to_be_bytes()))
+        .collect();
+    let ours = users.iter().map(|user| spec.user(*user, user.text()));
+    let foreign = users
+        .iter()
+        .map(|user| spec.user(*user, format!("{}@home", user.text())));
+    let mut live = LiveSet::of(ours.chain(foreign), &spec, &emails);
+    let (stay, go) = users.split_at(users.len() / 2);
+    let rules = Rules {
+        kind: &spec.kind,
+        emails: &emails,
+        exclusive: true,
+    };
+    let begun = std::time::Instant::now();
+    let plan = plan(&live, stay, go, rules);
+    assert_eq!(plan.removals.len(), users.len() + go.len());
+    assert_eq!(plan.repairs.len(), stay.len());
+    let gone: Vec<_> = live
+        .foreign
+        .iter()
+        .map(|entry| entry.email.clone())
+        .collect();
+    live.after(go, stay, &gone);
+    assert_eq!((live.fit.len(), live.foreign.len()), (stay.len(), 0));
+    // Twenty times what it takes; looking at each pair takes minutes.
+    let took = begun.elapsed();
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+}
