@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use prost::{Message, Name};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use xray_agent::xray::proto::xray::app::proxyman::command as handler;
 use xray_agent::xray::proto::xray::app::stats::command as stats;

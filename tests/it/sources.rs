@@ -1,1 +1,275 @@
-//! Tests.
+//! Several sources say who is allowed, through the library: the polled panel, the pushed file, and a
+//! scripted source that stands in for later surfaces. While one of them is unknown, users of the others
+//! are added and nobody is removed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use tempfile::TempDir;
+use xray_agent::base::clock::Clock;
+use xray_agent::base::supervise::Supervisor;
+use xray_agent::config::{self, Environment, Need, Sources};
+use xray_agent::model::desired::{Desired, DesiredSource, InboundKey};
+use xray_agent::model::ids::UserId;
+use xray_agent::model::progress::Silent;
+use xray_agent::sync::engine::{Context, Engine, Handle};
+use xray_agent::sync::status::NodeStatus;
+
+use crate::lab::secrets::nth_uuid;
+use crate::lab::{Panel, ServerConfig, Xray, eventually};
+use crate::scripted::Scripted;
+use crate::stage::{email, vless};
+use crate::support::{Api, LONG, TOKEN, folder};
+
+/// A later surface: a test says what it says.
+struct Later(Mutex<Desired>);
+
+impl Later {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Desired::Known(Vec::new().into()))))
+    }
+
+    fn knows(&self, users: impl IntoIterator<Item = u32>) {
+        let users = users
+            .into_iter()
+            .map(|n| UserId::parse(&nth_uuid(n)).unwrap());
+        self.says(Desired::Known(users.collect()));
+    }
+
+    fn is_unknown(&self) {
+        self.says(Desired::Unknown {
+            last_good: None,
+            why: "not asked yet".into(),
+        });
+    }
+
+    fn says(&self, desired: Desired) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = desired;
+    }
+}
+
+impl DesiredSource for Later {
+    fn name(&self) -> &'static str {
+        "later"
+    }
+
+    fn desired(&self, _inbound: &InboundKey) -> Desired {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+struct Scene {
+    panel: Panel,
+    xray: Xray,
+    api: Api,
+    later: Arc<Later>,
+    folder: TempDir,
+}
+
+impl Scene {
+    /// A panel and an Xray with one inbound.
+    async fn new() -> Result<Self> {
+        let xray = Xray::start(ServerConfig::new().vless("in")).await?;
+        Ok(Self {
+            panel: Panel::start(TOKEN).await?,
+            api: Api::connect(&xray.api_addr()).await?,
+            xray,
+            later: Later::new(),
+            folder: folder()?,
+        })
+    }
+
+    fn pushed_file(&self) -> PathBuf {
+        self.folder.path().join(".xray-agent/pushed/xray--in")
+    }
+
+    /// The engine between them makes one pass, as a person asks for it.
+    async fn pass(&self) -> Result<NodeStatus> {
+        let context = Context {
+            further_sources: vec![self.later.clone()],
+            ..context(Clock::system(), false)
+        };
+        let (panel, api) = (self.panel.base_url(), self.xray.api_addr());
+        let config = configured(&panel, &api, &self.folder);
+        let mut supervisor = Supervisor::new();
+        let handle = Engine::build(&config, &context)?.start(&mut supervisor);
+        let mut nodes = Vec::new();
+        let pass = async { nodes = handle.sync(true, false).await };
+        supervisor.run(pass, LONG).await;
+        Ok(nodes.remove(0))
+    }
+
+    fn allow(&self, users: impl IntoIterator<Item = u32>) {
+        self.panel
+            .set_users(1, users.into_iter().map(nth_uuid).collect());
+    }
+
+    async fn live(&mut self) -> Result<Vec<u32>> {
+        let emails = self.api.emails("in").await?;
+        let number = |email: &String| (0..100).find(|n| nth_uuid(*n) == *email).unwrap();
+        Ok(emails.iter().map(number).collect())
+    }
+}
+
+fn context(clock: Clock, polls: bool) -> Context {
+    Context {
+        clock,
+        progress: Arc::new(Silent),
+        further_sources: Vec::new(),
+        polls,
+    }
+}
+
+fn configured(panel: &str, api: &str, folder: &TempDir) -> config::Config {
+    let output = folder.path().display().to_string();
+    let environment = Environment::from_pairs([
+        ("PANEL_BASE_URL", panel),
+        ("INTERNAL_API_KEY", TOKEN),
+        ("NODE_IDS", "1"),
+        ("OUTPUT_DIR", &output),
+        ("APPLY_MODE", "xray-grpc"),
+        ("XRAY_API_ADDR", api),
+        ("XRAY_TAG_MAP", "1:in"),
+    ]);
+    let sources = Sources {
+        environment,
+        file: None,
+    };
+    config::read(&sources, Need::Run).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[tokio::test]
+async fn the_users_of_all_known_sources_are_live() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.allow([1, 2]);
+    scene.later.knows([2, 3]);
+    let node = scene.pass().await?;
+    assert_eq!(node.problems(), [""; 0]);
+    assert_eq!(scene.live().await?, [1, 2, 3]);
+    // Whoever one source drops stays while the other wants him.
+    scene.allow([1]);
+    scene.pass().await?;
+    assert_eq!(scene.live().await?, [1, 2, 3]);
+    scene.later.knows([3]);
+    scene.pass().await?;
+    assert_eq!(scene.live().await?, [1, 3]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_the_panel_is_unknown_pushed_users_are_added_and_nobody_is_removed() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.allow([1, 2]);
+    scene.pass().await?;
+    scene.panel.pause().await;
+    std::fs::write(scene.pushed_file(), format!("{}\n", nth_uuid(4)))?;
+    scene.later.knows([3]);
+    // Also one whom nobody wants any more: who knows what the panel would say.
+    scene.api.add("in", vless(9, &nth_uuid(9))).await?;
+    let node = scene.pass().await?;
+    assert_eq!(node.inbounds[0].unknown_sources.len(), 1);
+    assert_eq!(scene.live().await?, [1, 2, 3, 4, 9]);
+
+    scene.panel.resume().await?;
+    scene.allow([1]);
+    scene.pass().await?;
+    assert_eq!(scene.live().await?, [1, 3, 4]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_a_later_source_is_unknown_nobody_is_removed() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.allow([1, 2]);
+    scene.later.knows([3]);
+    scene.pass().await?;
+    scene.allow([1, 5]);
+    scene.later.is_unknown();
+    let node = scene.pass().await?;
+    assert_eq!(
+        node.inbounds[0].unknown_sources,
+        ["later: not asked yet".to_owned()]
+    );
+    assert_eq!(scene.live().await?, [1, 2, 3, 5]);
+    scene.later.knows([]);
+    scene.pass().await?;
+    assert_eq!(scene.live().await?, [1, 5]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_file_of_pushed_users_removes_nobody() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.allow([1, 2]);
+    scene.pass().await?;
+    let lines = |users: &[u32]| {
+        let lines: Vec<_> = users.iter().map(|user| nth_uuid(*user) + "\n").collect();
+        lines.concat()
+    };
+    std::fs::write(scene.pushed_file(), lines(&[3, 4]))?;
+    scene.pass().await?;
+    assert_eq!(scene.live().await?, [1, 2, 3, 4]);
+
+    scene.allow([1]);
+    let cut = lines(&[3, 4]).len() - 10;
+    for damaged in [&lines(&[3, 4])[..cut], "\0\0\0\0", "{\"uuids\":[]}"] {
+        std::fs::write(scene.pushed_file(), damaged)?;
+        let node = scene.pass().await?;
+        assert_eq!(node.inbounds[0].unknown_sources.len(), 1, "{damaged:?}");
+        assert_eq!(scene.live().await?, [1, 2, 3, 4], "{damaged:?}");
+    }
+    std::fs::write(scene.pushed_file(), lines(&[3]))?;
+    scene.pass().await?;
+    assert_eq!(scene.live().await?, [1, 3]);
+    Ok(())
+}
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// Waits on a clock that runs as fast as nothing happens.
+async fn await_live(xray: &Scripted, users: u32) -> Result<()> {
+    let mut expected: Vec<_> = (0..users).map(email).collect();
+    expected.sort();
+    eventually("the users are live", DAY, async || {
+        xray.emails("in") == expected
+    })
+    .await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_week_without_the_panel_cuts_nobody_and_xrays_restarts_are_repaired() -> Result<()> {
+    let xray = Scripted::start(&[("in", "vless")]).await?;
+    let mut panel = Panel::start(TOKEN).await?;
+    panel.set_users(1, (0..20).map(nth_uuid).collect());
+    let folder = folder()?;
+    let config = configured(&panel.base_url(), &xray.api(), &folder);
+    let context = context(Clock::following("2026-01-01T00:00:00Z".parse()?), true);
+    let mut supervisor = Supervisor::new();
+    let handle: Handle = Engine::build(&config, &context)?.start(&mut supervisor);
+    let week = async {
+        await_live(&xray, 20).await?;
+        panel.pause().await;
+        let changes = xray.changes_of(&email(0));
+        for day in 0..7 {
+            tokio::time::sleep(DAY).await;
+            assert_eq!(xray.emails("in").len(), 20, "day {day}");
+            if day == 3 {
+                xray.restart();
+                await_live(&xray, 20).await?;
+            }
+        }
+        assert_eq!(xray.changes_of(&email(0)), changes + 1);
+        assert!(handle.status()[0].panel_error.is_some());
+        panel.set_users(1, (0..19).map(nth_uuid).collect());
+        panel.resume().await?;
+        await_live(&xray, 19).await
+    };
+    let mut outcome = Ok(());
+    supervisor.run(async { outcome = week.await }, LONG).await;
+    outcome
+}
