@@ -412,10 +412,11 @@ impl InboundSync {
         }
     }
 
-    /// Absences are counted on after a restart as long as they hold a removal up.
+    /// Absences are counted on after a restart as long as they hold a removal up. While a source is
+    /// unknown nobody is judged, and what was counted before stands.
     fn keep_state(&mut self) {
         let mut kept = self.state.clone();
-        if self.status.held == 0 {
+        if self.status.held == 0 && self.status.unknown_sources.is_empty() {
             kept.absences = Absences::default();
         }
         if let Err(error) = self.parts.observer.folder.save_state(&kept) {

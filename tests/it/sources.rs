@@ -20,7 +20,7 @@ use xray_agent::sync::status::NodeStatus;
 use crate::lab::secrets::nth_uuid;
 use crate::lab::{Panel, ServerConfig, Xray, eventually};
 use crate::scripted::Scripted;
-use crate::stage::{email, vless};
+use crate::stage::{Stage, email, vless};
 use crate::support::{Api, LONG, TOKEN, folder};
 
 /// A later surface: a test says what it says.
@@ -227,6 +227,28 @@ async fn a_damaged_file_of_pushed_users_removes_nobody() -> Result<()> {
     scene.pass().await?;
     assert_eq!(scene.live().await?, [1, 3]);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_failed_poll_takes_nothing_back_of_what_earlier_ones_confirmed() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    // Two runs are always further apart than half of this.
+    let once = stage.agent("in").env("INTERVAL_SECONDS", "0.002");
+    let once = once.arg("--once");
+    stage.allow(0..60);
+    assert_eq!(once.run_to_end(LONG).await?.code, Some(0));
+    stage.allow(0..10);
+    assert_eq!(once.run_to_end(LONG).await?.code, Some(1));
+    assert_eq!(stage.xray.emails("in").len(), 60, "held");
+    stage
+        .panel
+        .set_answer(1, crate::lab::Answer::error(500, "database"));
+    assert_eq!(once.run_to_end(LONG).await?.code, Some(1));
+    stage.panel.clear_answer(1);
+    // The second good answer of the two that must agree.
+    let said = once.run_to_end(LONG).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    stage.await_users("in", 0..10).await
 }
 
 const DAY: Duration = Duration::from_hours(24);
