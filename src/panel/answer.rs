@@ -125,13 +125,21 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::base::secret::Secret;
+    use crate::model::ids::UserId;
 
     const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 
     fn read(body: &str) -> Result<UserList, Reason> {
-        allowed(data(StatusCode::OK, None, body.as_bytes())?, NodeId(1), 3)
+        read_bytes(body.as_bytes())
+    }
+
+    fn read_bytes(body: &[u8]) -> Result<UserList, Reason> {
+        allowed(data(StatusCode::OK, None, body)?, NodeId(1), 3)
     }
 
     fn list(uuids: &str) -> String {
@@ -240,5 +248,62 @@ mod tests {
         assert!(
             matches!(error, Reason::Malformed { retry_after: Some(d), .. } if d.as_secs() == 7)
         );
+    }
+
+    /// What a reader that trusts nothing takes for the users of node 1 in an answer.
+    fn plainly_listed(body: &[u8]) -> Option<Vec<UserId>> {
+        let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let data =
+            (json["code"] == 200 && json["data"]["node_id"] == 1).then_some(&json["data"])?;
+        let entries = data["uuids"].as_array()?;
+        let mut users = Vec::new();
+        for entry in entries {
+            users.extend(UserId::parse(entry.as_str()?.trim()));
+        }
+        users.sort_unstable();
+        users.dedup();
+        Some(users)
+    }
+
+    fn good() -> String {
+        let uuid = |n: u8| UserId::from_bytes([n; 16]).text();
+        list(&format!(
+            r#"["{}","{}","{}"]"#,
+            uuid(1),
+            uuid(0xab),
+            uuid(3)
+        ))
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(body: Vec<u8>, json in r#"[\[\]{}",:0-9a-z\\ ]{0,60}"#) {
+            let _ = read_bytes(&body);
+            let _ = read(&json);
+            let _ = read(&list(&json));
+        }
+
+        #[test]
+        fn an_answer_that_was_cut_is_no_list(length in 0..good().len()) {
+            prop_assert!(read(&good()[..length]).is_err());
+        }
+
+        #[test]
+        fn of_a_garbled_answer_only_a_plain_list_is_taken(
+            changes in vec((0..good().len(), 0u8..3, any::<u8>()), 1..4)
+        ) {
+            let mut body = good().into_bytes();
+            for (at, how, byte) in changes {
+                let at = at.min(body.len() - 1);
+                match how {
+                    0 => body[at] = byte,
+                    1 => body.insert(at, byte),
+                    _ => drop(body.remove(at)),
+                }
+            }
+            if let Ok(list) = read_bytes(&body) {
+                prop_assert_eq!(plainly_listed(&body), Some(list.users.to_vec()));
+            }
+        }
     }
 }

@@ -342,3 +342,86 @@ fn sample(users: &RawUsers, emails: &Emails) -> Result<Vec<User>, XrayError> {
     }
     Ok(foreign.into_values().chain(ours.into_values()).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+    use crate::xray::account::{AccountKind, Cipher, KeyBytes};
+    use crate::xray::proto::xray::common::serial::TypedMessage;
+
+    fn specs() -> impl Iterator<Item = AccountSpec> {
+        let kinds = [
+            AccountKind::Vless {
+                flow: String::new(),
+            },
+            AccountKind::Vmess,
+            AccountKind::Trojan,
+            AccountKind::Shadowsocks {
+                cipher: Cipher::Aes128Gcm,
+            },
+            AccountKind::Shadowsocks2022 {
+                key_bytes: KeyBytes::K16,
+            },
+            AccountKind::Shadowsocks2022 {
+                key_bytes: KeyBytes::K32,
+            },
+            AccountKind::Hysteria,
+        ];
+        kinds.into_iter().map(|kind| AccountSpec { kind, level: 0 })
+    }
+
+    /// A user whose account holds these bytes, under each protocol's name and none's.
+    fn users_with(email: &str, value: &[u8]) -> Vec<User> {
+        let user = UserId::from_bytes([0xab; 16]);
+        let mut users: Vec<User> = specs()
+            .map(|spec| spec.user(user, email.to_owned()))
+            .collect();
+        for found in &mut users {
+            if let Some(account) = &mut found.account {
+                account.value = Bytes::copy_from_slice(value);
+            }
+        }
+        users.push(User {
+            account: Some(TypedMessage::default()),
+            ..users[0].clone()
+        });
+        users
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_from_xray_make_it_panic(entries in vec(vec(any::<u8>(), 0..40), 0..4)) {
+            let raw: Vec<Bytes> = entries.into_iter().map(Bytes::from).collect();
+            let garbled = raw.iter().any(|entry| User::decode(entry.clone()).is_err());
+            let (emails, users) = (Emails::first("in", true), RawUsers::from(raw));
+            for spec in specs() {
+                // A list with one that cannot be read is no list: whoever that is must not be lost.
+                prop_assert_eq!(sorted_out(&users, &spec, &emails).is_err(), garbled);
+                prop_assert_eq!(sample(&users, &emails).is_err(), garbled);
+            }
+        }
+
+        #[test]
+        fn whatever_an_account_holds_no_entry_is_lost(
+            ours in any::<bool>(), name in ".{0,12}", value in vec(any::<u8>(), 0..60)
+        ) {
+            let user = UserId::from_bytes([0xab; 16]);
+            let email = if ours { user.text() } else { name };
+            let listed = users_with(&email, &value);
+            let raw: Vec<Bytes> = listed.iter().map(|u| u.encode_to_vec().into()).collect();
+            let (emails, users) = (Emails::first("in", true), RawUsers::from(raw));
+            for spec in specs() {
+                let live = sorted_out(&users, &spec, &emails).unwrap();
+                let odd: usize = live.odd.values().map(Vec::len).sum();
+                let entries = live.fit.len() + odd + live.foreign.len();
+                prop_assert_eq!(entries, listed.len());
+                prop_assert_eq!(live.managed(), usize::from(ours));
+            }
+        }
+    }
+}

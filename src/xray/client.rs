@@ -51,6 +51,12 @@ struct Shared {
 #[derive(Debug)]
 pub struct RawUsers(Vec<Bytes>);
 
+impl From<Vec<Bytes>> for RawUsers {
+    fn from(users: Vec<Bytes>) -> Self {
+        Self(users)
+    }
+}
+
 impl RawUsers {
     /// How many.
     pub fn len(&self) -> usize {
