@@ -28,8 +28,27 @@ pub struct Absences {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Absence {
     answers: u32,
+    /// The removal was not confirmed: the user has to stay, also where Xray lost him meanwhile.
+    #[serde(default)]
+    held: bool,
     /// When the last of them was counted.
     at: Timestamp,
+}
+
+impl Absences {
+    /// Who was held by the last judgement and is not wanted, ascending.
+    pub fn held(&self, wanted: &[UserId]) -> Vec<UserId> {
+        let held = self.users.iter().filter(|(_, absence)| absence.held);
+        held.map(|(user, _)| *user)
+            .filter(|user| wanted.binary_search(user).is_err())
+            .collect()
+    }
+
+    fn hold(&mut self, user: UserId) {
+        if let Some(absence) = self.users.get_mut(&user) {
+            absence.held = true;
+        }
+    }
 }
 
 /// What the brake is told of one answer.
@@ -85,6 +104,9 @@ pub fn judge(
         .partition(|user| seen_of(user) >= needed);
     let seen = held.iter().map(seen_of).max().unwrap_or_default();
     absences.base = (!held.is_empty()).then_some(base);
+    for user in &held {
+        absences.hold(*user);
+    }
     Verdict {
         confirmed,
         held,
@@ -99,6 +121,7 @@ fn count(absences: &mut Absences, leaving: &[UserId], answer: Answer) {
         let absence = match absences.users.get(user) {
             None => Absence {
                 answers: 1,
+                held: false,
                 at: answer.at,
             },
             // The clock was set back: measure from now on, count nothing.
@@ -110,9 +133,14 @@ fn count(absences: &mut Absences, leaving: &[UserId], answer: Answer) {
                 Absence {
                     answers: old.answers.saturating_add(1),
                     at: answer.at,
+                    held: false,
                 }
             }
             Some(old) => *old,
+        };
+        let absence = Absence {
+            held: false,
+            ..absence
         };
         counted.insert(*user, absence);
     }
@@ -274,6 +302,16 @@ mod tests {
         judge(&mut absences, &users(29), answer(30, 0), LIMITS);
         let verdict = judge(&mut absences, &users(2), answer(30, 10), LIMITS);
         assert_eq!((verdict.confirmed.len(), verdict.needed), (2, 1));
+    }
+
+    #[test]
+    fn who_is_held_is_remembered_and_who_may_go_is_not() {
+        let mut absences = Absences::default();
+        let verdict = judge(&mut absences, &users(60), answer(100, 0), LIMITS);
+        assert_eq!(absences.held(&[]), verdict.held);
+        assert_eq!(absences.held(&users(59)), users(60)[59..]);
+        judge(&mut absences, &users(60), answer(100, 10), LIMITS);
+        assert_eq!(absences.held(&[]), []);
     }
 
     #[test]

@@ -46,6 +46,28 @@ pub fn union(said: &[Desired]) -> Wanted {
     Wanted { users, complete }
 }
 
+/// The wanted users (ascending) and those whose removal is held (ascending, none of them wanted): whoever
+/// has to be there. A held one whose secret a wanted one has is as good as there.
+pub fn with_held(wanted: &Users, held: &[UserId], kind: &AccountKind) -> Users {
+    let shares = |user: &UserId| {
+        let prefix = &user.bytes()[..6];
+        let from = wanted.partition_point(|other| &other.bytes()[..6] < prefix);
+        let near = wanted[from..]
+            .iter()
+            .take_while(|other| &other.bytes()[..6] == prefix);
+        let secret = kind.secret_key(*user);
+        near.map(|other| kind.secret_key(*other))
+            .any(|other| other == secret)
+    };
+    if held.is_empty() {
+        return Users::clone(wanted);
+    }
+    let kept = held.iter().filter(|user| !shares(user)).copied();
+    let mut all: Vec<UserId> = wanted.iter().copied().chain(kept).collect();
+    all.sort_unstable();
+    all.into()
+}
+
 /// Two wanted users whom Xray cannot tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Collision {
@@ -129,6 +151,26 @@ mod tests {
                 }
             );
         }
+    }
+
+    #[test]
+    fn who_is_held_is_kept_unless_a_wanted_one_has_the_secret() {
+        let twin = |group: u8| {
+            let mut bytes = [9; 16];
+            bytes[7] = group;
+            UserId::from_bytes(bytes)
+        };
+        let vless = AccountKind::Vless {
+            flow: String::new(),
+        };
+        let wanted = Users::from([UserId::from_bytes([1; 16]), twin(2)]);
+        let held = [UserId::from_bytes([5; 16]), twin(1)];
+        assert_eq!(
+            *with_held(&wanted, &held, &vless),
+            [wanted[0], held[0], wanted[1]]
+        );
+        assert_eq!(with_held(&wanted, &held, &AccountKind::Vmess).len(), 4);
+        assert_eq!(with_held(&wanted, &[], &vless), wanted);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::apply::{Applied, Executor};
 use super::brake::{Absences, Answer, Verdict, judge};
-use super::desired::{Wanted, union, without_collisions};
+use super::desired::{Wanted, union, with_held, without_collisions};
 use super::email::Emails;
 use super::observe::{Connection, Known, ObserveError, Observer};
 use super::patience::Patience;
@@ -199,23 +199,28 @@ impl InboundSync {
         let mut known = observer.observe(before, &self.emails, connection).await?;
         self.lost = Some(lost);
         let (wanted, collisions) = without_collisions(&users, &known.spec.kind);
-        known.assume(&wanted);
-        let leaving = if complete {
-            leaving(&known.live, &wanted)
-        } else {
-            Vec::new()
-        };
+        let held = self.state.absences.held(&wanted);
+        known.assume(&with_held(&wanted, &held, &known.spec.kind));
         let verdict = if complete {
+            // Xray may have lost the held ones meanwhile: their removal is not confirmed by that.
+            let mut leaving = [leaving(&known.live, &wanted), held].concat();
+            leaving.sort_unstable();
+            leaving.dedup();
             self.judged(&known, &leaving, pass)
         } else {
-            Verdict::default()
+            // Nothing is judged, and who was held stays.
+            Verdict {
+                held,
+                ..Verdict::default()
+            }
         };
+        let kept = with_held(&wanted, &verdict.held, &known.spec.kind);
         let rules = Rules {
             kind: &known.spec.kind,
             emails: &self.emails,
             exclusive: complete && self.parts.observer.inbound.exclusive,
         };
-        let plan = plan(&known.live, &wanted, &verdict.confirmed, rules);
+        let plan = plan(&known.live, &kept, &verdict.confirmed, rules);
         self.known = Some(known);
         Ok(Draft {
             wanted,
@@ -361,8 +366,8 @@ impl InboundSync {
         self.status.live = known.live.managed();
         self.status.foreign = known.live.foreign.len();
         self.status.held = draft.verdict.held.len();
-        self.status.held_polls =
-            (self.status.held > 0).then_some((draft.verdict.needed, draft.verdict.seen));
+        self.status.held_polls = (draft.verdict.needed > 0 && self.status.held > 0)
+            .then_some((draft.verdict.needed, draft.verdict.seen));
         self.status.conflicts = draft.collisions + draft.plan.conflicts.len();
         let aliens = known.live.aliens();
         if aliens > 0 {

@@ -94,6 +94,11 @@ impl LiveSet {
         self.fit.len() + self.odd.len()
     }
 
+    /// Whether this user of ours is live.
+    pub fn has(&self, user: UserId) -> bool {
+        self.fit.binary_search(&user).is_ok() || self.odd.contains_key(&user)
+    }
+
     /// Whether this user has an entry that must not be touched.
     pub fn is_stuck(&self, user: UserId) -> bool {
         let entries = self.odd.get(&user);

@@ -125,7 +125,8 @@ impl Plan {
     }
 
     fn remove(&mut self, live: &LiveSet, confirmed: &[UserId], rules: Rules<'_>) {
-        self.removals.extend(confirmed.iter().map(|user| Removal {
+        let live_ones = confirmed.iter().filter(|user| live.has(**user));
+        self.removals.extend(live_ones.map(|user| Removal {
             user: Some(*user),
             emails: match live.odd.get(user) {
                 Some(entries) => emails_of(entries),

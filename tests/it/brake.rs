@@ -449,3 +449,16 @@ async fn a_removed_user_is_refused_within_one_poll() -> Result<()> {
     ensure!(client.is_served(0, &origin, LONG).await, "cut off as well");
     Ok(())
 }
+
+#[tokio::test]
+async fn who_is_held_comes_back_when_xray_restarts() -> Result<()> {
+    let mut scene = Scene::new(30, NEVER).await?;
+    let _agent = scene.command.spawn()?;
+    scene.await_live(&users(0..30)).await?;
+    scene.panel.set_users(1, users(0..1));
+    scene.run(&["sync"]).await?;
+    ensure!(scene.live().await? == users(0..30));
+    scene.xray.restart().await?;
+    scene.api = Api::connect(&scene.xray.api_addr()).await?;
+    scene.await_live(&users(0..30)).await
+}
