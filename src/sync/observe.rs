@@ -193,7 +193,11 @@ impl Observer {
         if known.stale || !same_boot || known.read_at.elapsed() >= self.resync_interval {
             return Ok(false);
         }
-        self.count_holds(known).await
+        match self.count_holds(known).await {
+            // What became of the inbound is told by reading everything anew.
+            Err(XrayError::InboundMissing | XrayError::NotUserManager) => Ok(false),
+            told => told,
+        }
     }
 
     /// Whether Xray counts as many users as we left.
