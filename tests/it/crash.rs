@@ -1,6 +1,6 @@
 //! A wrong call ends the whole Xray with everybody on it (`behaviour.md` §2.2). Whatever the
 //! configuration, the panel or another hand does, no such call reaches it, and whoever is allowed
-//! is served.
+//! is served. In one file of some length: each test is one way to end an Xray, with its proof that it lives.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Whatever ends, starts anew or is changed by another hand, the users who are allowed are live and
 //! nobody is cut: Xray, the agent, the panel, the agent's own folder.
+//! The stage on which `crash` plays too is set here.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;

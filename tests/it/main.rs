@@ -9,10 +9,14 @@ mod lab;
 
 mod architecture;
 mod brake;
+mod choosy;
+mod configuration;
 mod connector;
 mod crash;
 mod faults;
+mod hooks;
 mod hostile;
+mod hostile_answers;
 mod life;
 mod old_core;
 mod program;

@@ -2,6 +2,7 @@
 //! with Xray's own semantics and texts (`behaviour.md`), and does what a test's script says instead
 //! wherever that says something. It counts every call, and the calls under way.
 //!
+//! In one file of some length, for its services, its table and its script are one thing.
 //! Like the real one it dies of an account of another protocol than the inbound's.
 
 use std::collections::{BTreeMap, BTreeSet};
