@@ -6,14 +6,18 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
+use xray_agent::config::{self, XrayAddress};
+use xray_agent::model::ids::InboundTag;
+use xray_agent::xray::client::XrayClient;
+use xray_agent::xray::error::XrayError;
 use xray_agent::xray::proto::xray::common::protocol::User;
 
-use crate::lab::eventually;
 use crate::lab::secrets::nth_uuid;
+use crate::lab::{Panel, ServerConfig, Xray, eventually};
 use crate::scripted::Fault;
 use crate::scripted::Method::{Add, Count, Remove, SysStats, User as OneUser, Users};
 use crate::stage::{Stage, await_inbound, email, vless};
-use crate::support::LONG;
+use crate::support::{LONG, TOKEN};
 
 #[tokio::test]
 async fn never_are_two_calls_under_way_for_one_user_nor_more_than_64_for_an_inbound() -> Result<()>
@@ -387,4 +391,68 @@ async fn an_xray_that_keeps_users_otherwise_than_written_is_not_rewritten_for_ev
     stage.await_polls(10).await?;
     assert!(stage.changes() <= changes + 40, "{}", agent.log());
     stage.await_users("in", 0..20).await
+}
+
+/// A client of the library's own for a real Xray.
+fn client_of(address: &str, rpc_timeout: Duration) -> XrayClient {
+    XrayClient::new(config::Xray {
+        name: "xray".into(),
+        address: XrayAddress::Tcp(address.to_owned()),
+        rpc_timeout,
+        in_flight: 64,
+    })
+}
+
+#[tokio::test]
+async fn a_door_that_is_closed_is_told_from_a_call_that_broke_and_from_silence() -> Result<()> {
+    let tag = InboundTag("in".into());
+    let mut xray = Xray::start(ServerConfig::new().vless("in")).await?;
+    let client = client_of(&xray.api_addr(), LONG);
+    let lost = client.lost_connections();
+    assert_eq!(client.users_count(&tag).await, Ok(0));
+
+    // It takes the call, and ends before it answers.
+    xray.freeze()?;
+    let kill = async {
+        // All of this runs on one thread: after these the call is on the wire.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        xray.kill().await
+    };
+    let (broken, killed) = tokio::join!(client.users_count(&tag), kill);
+    killed?;
+    assert!(matches!(broken, Err(XrayError::Broken(_))), "{broken:?}");
+    eventually("the loss is noticed", LONG, async || *lost.borrow() == 1).await?;
+    let refused = client.users_count(&tag).await;
+    assert!(
+        matches!(refused, Err(XrayError::Unreachable(_))),
+        "{refused:?}"
+    );
+    assert_eq!(*lost.borrow(), 1, "none was made that could be lost");
+
+    xray.restart().await?;
+    assert_eq!(client.users_count(&tag).await, Ok(0), "by itself");
+    let hasty = client_of(&xray.api_addr(), Duration::from_millis(50));
+    eventually("an answer", LONG, async || {
+        hasty.users_count(&tag).await == Ok(0)
+    })
+    .await?;
+    xray.freeze()?;
+    let silent = hasty.users_count(&tag).await;
+    assert!(matches!(silent, Err(XrayError::Timeout(_))), "{silent:?}");
+    xray.thaw()?;
+    eventually("another answer", LONG, async || {
+        hasty.users_count(&tag).await == Ok(0)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn somebody_else_behind_the_address_is_an_error_and_never_an_answer() -> Result<()> {
+    let panel = Panel::start(TOKEN).await?;
+    let client = client_of(&panel.addr().to_string(), LONG);
+    let told = client.users_count(&InboundTag("in".into())).await;
+    assert!(matches!(told, Err(XrayError::Broken(_))), "{told:?}");
+    Ok(())
 }
