@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::desired::union;
 use super::hook_loop::{self, HookParts};
 use super::inbound::Parts;
 use super::inbound_loop;
@@ -275,7 +276,9 @@ pub fn inbound_parts(
             .iter()
             .find(|client| client.name() == inbound.xray)
             .expect("invariant: a configuration names only Xrays that it has");
+        let said: Vec<_> = sources.iter().map(|source| source.desired(&key)).collect();
         Ok(Parts {
+            served: union(&said).users,
             observer: Observer::new(
                 client.clone(),
                 inbound.clone(),

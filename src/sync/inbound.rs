@@ -59,6 +59,8 @@ pub struct Parts {
     pub alone: bool,
     /// Who is told how far a long pass has come.
     pub progress: Arc<dyn Progress>,
+    /// Who was served when the agent last ran, as far as the sources know.
+    pub served: Users,
 }
 
 /// One managed inbound with what is known of it.
@@ -67,6 +69,8 @@ pub struct InboundSync {
     state: InboundState,
     emails: Emails,
     known: Option<Known>,
+    /// Who was served before this process, until the first judgement.
+    served_before: Option<Users>,
     away: bool,
     patience: Patience,
     /// Connections lost when Xray was last observed.
@@ -100,11 +104,13 @@ impl InboundSync {
             read_back: true,
             ..InboundStatus::default()
         };
+        let served_before = Users::clone(&parts.served);
         Ok(Self {
             parts,
             state,
             emails,
             known: None,
+            served_before: Some(served_before),
             away: false,
             patience: Patience::default(),
             lost: None,
@@ -199,7 +205,14 @@ impl InboundSync {
         let mut known = observer.observe(before, &self.emails, connection).await?;
         self.lost = Some(lost);
         let (wanted, collisions) = without_collisions(&users, &known.spec.kind);
-        let held = self.state.absences.held(&wanted);
+        let mut held = self.state.absences.held(&wanted);
+        if complete && let Some(served) = self.served_before.take() {
+            // All of the host may have started anew, with a bad answer as the first one. Whoever is
+            // allowed and not added for a collision was not served before, either.
+            held.extend(known.live.missing(&served, &users));
+            held.sort_unstable();
+            held.dedup();
+        }
         known.assume(&with_held(&wanted, &held, &known.spec.kind));
         let verdict = if complete {
             // Xray may have lost the held ones meanwhile: their removal is not confirmed by that.
@@ -215,6 +228,7 @@ impl InboundSync {
             }
         };
         let kept = with_held(&wanted, &verdict.held, &known.spec.kind);
+        known.assume(&kept);
         let rules = Rules {
             kind: &known.spec.kind,
             emails: &self.emails,

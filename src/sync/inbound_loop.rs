@@ -12,6 +12,7 @@ use super::inbound::{InboundSync, Parts, Pass};
 use super::link::{ApplierLink, ApplierReport, ApplierStatus, Order};
 use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::model::progress::Progress;
+use crate::model::user_list::Users;
 
 /// While Xray is away it is asked this often whether it is back; a refused connection costs nothing.
 const AWAY_PAUSE: Duration = Duration::from_millis(250);
@@ -27,7 +28,13 @@ pub(super) async fn run(
 ) {
     let lost = parts.observer.client.lost_connections();
     let progress = Arc::clone(&parts.progress);
+    let served = match link.last_report().number {
+        0 => parts.served,
+        // For a loop that is started anew that was long ago.
+        _ => Users::from([]),
+    };
     let parts = Parts {
+        served,
         progress: Arc::new(Beating {
             progress,
             heartbeat: heartbeat.clone(),

@@ -99,6 +99,12 @@ impl LiveSet {
         self.fit.binary_search(&user).is_ok() || self.odd.contains_key(&user)
     }
 
+    /// Of `served` (ascending), those who are neither live nor among `allowed` (ascending).
+    pub fn missing(&self, served: &[UserId], allowed: &[UserId]) -> Vec<UserId> {
+        let is_missing = |user: &UserId| allowed.binary_search(user).is_err() && !self.has(*user);
+        served.iter().copied().filter(is_missing).collect()
+    }
+
     /// Whether this user has an entry that must not be touched.
     pub fn is_stuck(&self, user: UserId) -> bool {
         let entries = self.odd.get(&user);

@@ -20,7 +20,7 @@ use xray_agent::sync::status::NodeStatus;
 use crate::lab::secrets::nth_uuid;
 use crate::lab::{Panel, ServerConfig, Xray, eventually};
 use crate::scripted::Scripted;
-use crate::stage::{Stage, email, vless};
+use crate::stage::{Stage, await_inbound, email, vless};
 use crate::support::{Api, LONG, TOKEN, folder};
 
 /// A later surface: a test says what it says.
@@ -249,6 +249,55 @@ async fn a_failed_poll_takes_nothing_back_of_what_earlier_ones_confirmed() -> Re
     let said = once.run_to_end(LONG).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     stage.await_users("in", 0..10).await
+}
+
+#[tokio::test]
+async fn a_bad_answer_beside_a_restart_of_xray_cuts_nobody() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage.allow(0..100);
+    let command = stage.agent("in").env("INTERVAL_SECONDS", "3600");
+    let mut agent = command.spawn()?;
+    stage.await_users("in", 0..100).await?;
+    stage.allow([]);
+    command.clone().arg("sync").run_to_end(LONG).await?;
+    await_inbound(&command, 0, "held", |it| it["held"] == 100).await?;
+    stage.xray.restart();
+    stage.await_users("in", 0..100).await?;
+
+    // And when all of the host starts anew, with the bad answer as the first one.
+    stage.allow(0..100);
+    command.clone().arg("sync").run_to_end(LONG).await?;
+    await_inbound(&command, 0, "all is well", |it| {
+        it["held"] == 0 && it["live"] == 100
+    })
+    .await?;
+    agent.kill9().await?;
+    stage.xray.restart();
+    stage.allow([]);
+    let _agent = command.spawn()?;
+    stage.await_users("in", 0..100).await
+}
+
+#[tokio::test]
+async fn held_users_who_came_back_go_once_enough_answers_agree() -> Result<()> {
+    let stage = Stage::new(&[("in", "vless")]).await?;
+    stage.allow(0..10);
+    // Two runs are always further apart than half of this.
+    let once = stage.agent("in").env("INTERVAL_SECONDS", "0.002");
+    let once = once.arg("--once");
+    assert_eq!(once.run_to_end(LONG).await?.code, Some(0));
+    stage.allow([]);
+    for poll in 1..6 {
+        stage.xray.restart();
+        assert_eq!(once.run_to_end(LONG).await?.code, Some(1), "poll {poll}");
+        assert_eq!(stage.xray.emails("in").len(), 10, "poll {poll}");
+    }
+    assert_eq!(once.run_to_end(LONG).await?.code, Some(0));
+    assert_eq!(stage.xray.emails("in").len(), 0);
+    stage.xray.restart();
+    assert_eq!(once.run_to_end(LONG).await?.code, Some(0));
+    assert_eq!(stage.xray.emails("in").len(), 0);
+    Ok(())
 }
 
 const DAY: Duration = Duration::from_hours(24);
