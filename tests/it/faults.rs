@@ -411,8 +411,17 @@ async fn a_door_that_is_closed_is_told_from_a_call_that_broke_and_from_silence()
     let lost = client.lost_connections();
     assert_eq!(client.users_count(&tag).await, Ok(0));
 
+    let hasty = client_of(&xray.api_addr(), Duration::from_millis(50));
+    let falls_silent = async || {
+        eventually("silence", LONG, async || {
+            matches!(hasty.users_count(&tag).await, Err(XrayError::Timeout(_)))
+        })
+        .await
+    };
+
     // It takes the call, and ends before it answers.
     xray.freeze()?;
+    falls_silent().await?;
     let kill = async {
         // All of this runs on one thread: after these the call is on the wire.
         for _ in 0..1_000 {
@@ -433,14 +442,8 @@ async fn a_door_that_is_closed_is_told_from_a_call_that_broke_and_from_silence()
 
     xray.restart().await?;
     assert_eq!(client.users_count(&tag).await, Ok(0), "by itself");
-    let hasty = client_of(&xray.api_addr(), Duration::from_millis(50));
-    eventually("an answer", LONG, async || {
-        hasty.users_count(&tag).await == Ok(0)
-    })
-    .await?;
     xray.freeze()?;
-    let silent = hasty.users_count(&tag).await;
-    assert!(matches!(silent, Err(XrayError::Timeout(_))), "{silent:?}");
+    falls_silent().await?;
     xray.thaw()?;
     eventually("another answer", LONG, async || {
         hasty.users_count(&tag).await == Ok(0)
