@@ -11,7 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy, sink};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::{Call, QUESTION_BYTES_MAX, reachable, socket_in};
@@ -21,6 +21,8 @@ use crate::base::files::FileError;
 const QUESTION_TAKES: Duration = Duration::from_secs(5);
 /// Of a question that is too long, this much more is read and thrown away.
 const IGNORED_BYTES_MAX: u64 = 1 << 20;
+/// After an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Conversations at once; further ones wait in the kernel.
 const CONVERSATIONS_MAX: usize = 32;
 
@@ -58,7 +60,11 @@ impl Server {
                 accepted = self.listener.accept(), if conversations.len() < CONVERSATIONS_MAX => {
                     match accepted {
                         Ok((stream, _)) => conversations.push(self.converse(stream)),
-                        Err(error) => debug!(%error, "control socket: accept failed"),
+                        Err(error) => {
+                            debug!(%error, "control socket: accept failed");
+                            // Out of descriptors, for one: asking again at once would be a loop.
+                            sleep(ACCEPT_PAUSE).await;
+                        }
                     }
                 }
                 Some(()) = conversations.next(), if !conversations.is_empty() => {}

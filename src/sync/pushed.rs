@@ -71,7 +71,7 @@ impl DesiredSource for Pushed {
 
 fn file(folder: &Path, inbound: &InboundKey) -> PathBuf {
     folder.join(format!(
-        "{}--{}",
+        "{}@{}",
         escaped(&inbound.xray),
         escaped(&inbound.tag.0)
     ))
@@ -136,7 +136,7 @@ mod tests {
             .replace(&key(), Users::from([UserId::from_bytes([7; 16])]))
             .unwrap();
         for damage in ["nonsense", "07070707-0707-0707-0707-070707070707\nnonsen"] {
-            std::fs::write(dir.path().join("pushed/x--in"), damage).unwrap();
+            std::fs::write(dir.path().join("pushed/x@in"), damage).unwrap();
             assert!(
                 matches!(open().desired(&key()), Desired::Unknown { .. }),
                 "{damage}"

@@ -63,7 +63,7 @@ impl StateFolder {
 
     /// Where the folder of `key` is.
     pub fn path(state_dir: &Path, key: &InboundKey) -> PathBuf {
-        let name = format!("{}--{}", escaped(&key.xray), escaped(&key.tag.0));
+        let name = format!("{}@{}", escaped(&key.xray), escaped(&key.tag.0));
         state_dir.join("inbounds").join(name)
     }
 
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(folder(dir.path()).state().unwrap(), state);
         assert!(
             dir.path()
-                .join("inbounds/x--in%2F%2E%2E%2Fa/state.json")
+                .join("inbounds/x@in%2F%2E%2E%2Fa/state.json")
                 .is_file()
         );
     }

@@ -75,7 +75,7 @@ impl Scene {
     /// As if what is counted had been counted years before, so that a poll is far enough from it.
     fn long_ago(&self) -> Result<()> {
         let state = self.folder.path().join(".xray-agent");
-        for file in ["nodes/node-1.json", "inbounds/xray--in/state.json"] {
+        for file in ["nodes/node-1.json", "inbounds/xray@in/state.json"] {
             let file = state.join(file);
             let mut kept: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
             let absences = kept["absences"]["users"]

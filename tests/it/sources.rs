@@ -85,7 +85,7 @@ impl Scene {
     }
 
     fn pushed_file(&self) -> PathBuf {
-        self.folder.path().join(".xray-agent/pushed/xray--in")
+        self.folder.path().join(".xray-agent/pushed/xray@in")
     }
 
     /// The engine between them makes one pass, as a person asks for it.
