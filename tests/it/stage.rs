@@ -64,7 +64,7 @@ impl Stage {
     /// Where the agent keeps what it knows of an inbound.
     pub fn state_of(&self, tag: &str) -> PathBuf {
         let inbounds = self.folder.path().join(".xray-agent/inbounds");
-        inbounds.join(format!("xray--{tag}"))
+        inbounds.join(format!("xray@{tag}"))
     }
 
     /// Node 1 is allowed the first so many of a fixed series of users.
