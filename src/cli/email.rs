@@ -5,7 +5,7 @@ use super::args::Form;
 use super::{FAILED, USAGE};
 use crate::base::clock::Clock;
 use crate::config::Config;
-use crate::sync::email::{EmailForm, Emails};
+use crate::model::email::{EmailForm, Emails};
 use crate::sync::engine::{Context, clients, inbound_parts, lock};
 use crate::sync::inbound::Parts;
 

@@ -1,6 +1,8 @@
 //! Plain data that every layer speaks of, and the traits by which engines meet. No effects.
 
 pub mod desired;
+pub mod email;
 pub mod ids;
 pub mod progress;
+pub mod report;
 pub mod user_list;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::{StreamExt, stream};
 
-use super::email::Emails;
 use super::plan::Plan;
+use crate::model::email::Emails;
 use crate::model::ids::{InboundTag, UserId};
 use crate::model::progress::Progress;
 use crate::xray::account::AccountSpec;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::email::Emails;
+use crate::model::email::Emails;
 use crate::model::ids::UserId;
 use crate::xray::account::{AccountSpec, SecretKey};
 use crate::xray::proto::xray::common::protocol::User;

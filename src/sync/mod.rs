@@ -1,11 +1,9 @@
 //! The main job: make live users equal to allowed users. Pure files decide (`plan`, `brake`,
-//! `desired`, `live`, `email`, `facts`, `boot`); `observe`, `apply` and the loops carry it out.
+//! `desired`, `live`, `facts`); `observe`, `apply` and the loops carry it out.
 
 pub mod apply;
-pub mod boot;
 pub mod brake;
 pub mod desired;
-pub mod email;
 pub mod engine;
 pub mod facts;
 mod hook_loop;

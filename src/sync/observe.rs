@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::boot::Boot;
-use super::email::Emails;
 use super::facts::{Listing, decide};
 use super::live::LiveSet;
 use super::state::StateFolder;
 use crate::base::clock::{Clock, kernel_boot_id};
 use crate::config::Inbound;
+use crate::model::email::Emails;
 use crate::model::ids::UserId;
 use crate::xray::account::AccountSpec;
+use crate::xray::boot::Boot;
 use crate::xray::client::{RawUsers, XrayClient};
 use crate::xray::error::XrayError;
 use crate::xray::inbound::InboundInfo;

@@ -7,8 +7,8 @@
 
 use std::collections::HashSet;
 
-use super::email::Emails;
 use super::live::{Entry, LiveSet};
+use crate::model::email::Emails;
 use crate::model::ids::UserId;
 use crate::xray::account::{AccountKind, SecretKey};
 

@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::boot::Boot;
 use super::brake::Absences;
-use super::email::Emails;
 use crate::base::clock::Clock;
 use crate::base::files::{
     FileError, PRIVATE_FILE, PRIVATE_FOLDER, create_folder, read_if_there, set_aside,
     write_if_changed,
 };
 use crate::model::desired::InboundKey;
+use crate::model::email::Emails;
 use crate::model::ids::UserId;
+use crate::xray::boot::Boot;
 
 /// Kept in `state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! for the inbound's own protocol, and an operation is never empty.
 
 pub mod account;
+pub mod boot;
 pub mod client;
 mod connect;
 pub mod error;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::xray::client::SysStats;
+use super::client::SysStats;
 
 /// Uptime comes in whole seconds, and the answer takes time to arrive.
 const TOLERANCE_MS: u64 = 2_000;

@@ -1,0 +1,77 @@
+//! Reports of traffic: what a panel is told of one user's bytes, and what it can answer. Plain data
+//! between the ledger, which decides what an answer means, and the adapters that carry reports out.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::ids::{NodeId, UserId};
+
+/// A report's number, a UUID v7: also its idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReportId(pub Uuid);
+
+impl fmt::Display for ReportId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// Bytes of one user at one node, to be counted once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Its number, the same however often it is sent.
+    pub id: ReportId,
+    /// The panel's node.
+    pub node: NodeId,
+    /// Whose bytes.
+    pub user: UserId,
+    /// From the user, in bytes.
+    pub up: u64,
+    /// To the user, in bytes.
+    pub down: u64,
+}
+
+/// What became of sending a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It failed before the first byte of the request was written: nobody can have taken it.
+    NotSent {
+        /// What happened, fit to be shown.
+        why: String,
+    },
+    /// It failed after that: it may have been taken or not.
+    Lost {
+        /// What happened, fit to be shown.
+        why: String,
+    },
+    /// A whole answer came.
+    Replied(Reply),
+}
+
+/// A whole answer to a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// The panel's JSON envelope; `None` where the body is anything else.
+    pub envelope: Option<Envelope>,
+    /// What `Retry-After` asked for.
+    pub retry_after: Option<Duration>,
+    /// Whether the answer echoed the report's `Idempotency-Key`: such a panel drops repeats.
+    pub echoes_key: bool,
+    /// The answer in one line, fit to be shown.
+    pub shown: String,
+}
+
+/// The panel's own word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// Its `code`.
+    pub code: i64,
+    /// Its `message`, whole.
+    pub message: String,
+}
