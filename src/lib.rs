@@ -13,6 +13,7 @@ pub mod panel;
 pub mod xray;
 
 pub mod sync;
+pub mod traffic;
 
 pub mod app;
 pub mod cli;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::facts::{Listing, decide};
 use super::live::LiveSet;
 use super::state::StateFolder;
-use crate::base::clock::{Clock, kernel_boot_id};
+use crate::base::clock::Clock;
 use crate::config::Inbound;
 use crate::model::email::Emails;
 use crate::model::ids::UserId;
@@ -123,8 +123,6 @@ pub struct Observer {
     pub clock: Clock,
     /// At the latest after this the list is read anew.
     pub resync_interval: Duration,
-    /// The kernel's boot id.
-    pub kernel_boot_id: String,
 }
 
 impl Observer {
@@ -142,7 +140,6 @@ impl Observer {
             folder,
             clock,
             resync_interval,
-            kernel_boot_id: kernel_boot_id(),
         }
     }
 
@@ -167,11 +164,7 @@ impl Observer {
     /// Which run of Xray answers; `None` where it does not say.
     pub async fn boot(&self) -> Result<Option<Boot>, XrayError> {
         match self.client.sys_stats().await {
-            Ok(stats) => Ok(Some(Boot::of(
-                &stats,
-                self.clock.monotonic(),
-                &self.kernel_boot_id,
-            ))),
+            Ok(stats) => Ok(Some(Boot::of(&stats, &self.clock.moment()))),
             Err(XrayError::Unimplemented(_)) => Ok(None),
             Err(error) => Err(error),
         }

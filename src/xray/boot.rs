@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::client::SysStats;
+use crate::base::clock::Moment;
 
 /// Uptime comes in whole seconds, and the answer takes time to arrive.
 const TOLERANCE_MS: u64 = 2_000;
@@ -13,23 +14,37 @@ const TOLERANCE_MS: u64 = 2_000;
 /// One run of one Xray, as seen at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
-    /// Of our host's kernel: the monotonic clock means nothing across two of them.
-    kernel_boot_id: String,
-    /// When Xray started, on the monotonic clock.
-    started_ms: i64,
+    /// Of our host's kernel: its clocks mean nothing across two of them.
+    pub kernel_boot_id: String,
+    /// When Xray started, in milliseconds on the clock that stands still while this host is
+    /// suspended, as an Xray on the same host does. Zero or less: before this kernel booted, so on
+    /// another host. Up to a second late.
+    pub started_ms: i64,
+    /// The same on the clock that counts on while this host is suspended, as an Xray on another
+    /// host does.
+    #[serde(default)]
+    pub started_awake_ms: Option<i64>,
+    /// Whole seconds since Xray started.
+    #[serde(default)]
+    pub uptime_s: u32,
     /// Bytes ever allocated by it.
-    total_alloc: u64,
+    pub total_alloc: u64,
     /// Objects ever allocated by it.
-    mallocs: u64,
+    pub mallocs: u64,
 }
 
 impl Boot {
-    /// From an answer of GetSysStats received at `monotonic`.
-    pub fn of(stats: &SysStats, monotonic: Duration, kernel_boot_id: &str) -> Self {
-        let now_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
+    /// From an answer of GetSysStats received at `moment`.
+    pub fn of(stats: &SysStats, moment: &Moment) -> Self {
+        let started = |now: Duration| {
+            let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+            now_ms.saturating_sub(i64::from(stats.uptime) * 1_000)
+        };
         Self {
-            kernel_boot_id: kernel_boot_id.to_owned(),
-            started_ms: now_ms.saturating_sub(i64::from(stats.uptime) * 1_000),
+            kernel_boot_id: moment.kernel_boot_id.clone(),
+            started_ms: started(moment.monotonic),
+            started_awake_ms: Some(started(moment.with_suspend)),
+            uptime_s: stats.uptime,
             total_alloc: stats.total_alloc,
             mallocs: stats.mallocs,
         }
@@ -37,10 +52,23 @@ impl Boot {
 
     /// Whether `later` is the same run, seen again.
     pub fn is_same(&self, later: &Self) -> bool {
-        self.kernel_boot_id == later.kernel_boot_id
-            && self.started_ms.abs_diff(later.started_ms) <= TOLERANCE_MS
-            && later.total_alloc >= self.total_alloc
-            && later.mallocs >= self.mallocs
+        self.started_with(later) && self.has_grown_to(later)
+    }
+
+    /// Whether both started at the same time, as far as clocks can tell.
+    pub fn started_with(&self, other: &Self) -> bool {
+        let near = |a: i64, b: i64| a.abs_diff(b) <= TOLERANCE_MS;
+        let awake = match (self.started_awake_ms, other.started_awake_ms) {
+            (Some(a), Some(b)) => near(a, b),
+            _ => false,
+        };
+        self.kernel_boot_id == other.kernel_boot_id
+            && (near(self.started_ms, other.started_ms) || awake)
+    }
+
+    /// Whether what only grows within one process has not gone back in `later`.
+    pub fn has_grown_to(&self, later: &Self) -> bool {
+        later.total_alloc >= self.total_alloc && later.mallocs >= self.mallocs
     }
 }
 
@@ -49,13 +77,22 @@ mod tests {
     use super::*;
 
     fn boot(monotonic_s: u64, uptime: u32, total_alloc: u64) -> Boot {
+        suspended(monotonic_s, 0, uptime, total_alloc)
+    }
+
+    fn suspended(monotonic_s: u64, suspended_s: u64, uptime: u32, total_alloc: u64) -> Boot {
         let stats = SysStats {
             uptime,
             total_alloc,
             mallocs: total_alloc,
             ..SysStats::default()
         };
-        Boot::of(&stats, Duration::from_secs(monotonic_s), "kernel")
+        let moment = Moment {
+            monotonic: Duration::from_secs(monotonic_s),
+            with_suspend: Duration::from_secs(monotonic_s + suspended_s),
+            kernel_boot_id: "kernel".into(),
+        };
+        Boot::of(&stats, &moment)
     }
 
     #[test]
@@ -74,6 +111,16 @@ mod tests {
                 boot(1010, 115, 6),
                 false,
                 "another process, started earlier",
+            ),
+            (
+                suspended(1010, 3600, 110, 6),
+                true,
+                "suspended for an hour with us",
+            ),
+            (
+                suspended(1010, 3600, 3710, 6),
+                true,
+                "awake on its host while ours was suspended",
             ),
         ];
         for (later, same, what) in table {

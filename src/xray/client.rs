@@ -2,6 +2,7 @@
 //! when it breaks. Every call has a deadline. No keepalive pings: Xray ends an idle connection that
 //! pings.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
 use super::connect::connect;
+use super::counters::UserCounters;
 use super::error::XrayError;
 use super::inbound::InboundInfo;
 use super::proto::xray::app::proxyman::command as handler;
@@ -100,6 +102,14 @@ impl XrayClient {
         &self.shared.config.name
     }
 
+    /// Whether its API may be on another host: a clock here says little about that one.
+    pub fn may_be_remote(&self) -> bool {
+        match &self.shared.config.address {
+            XrayAddress::Unix(_) | XrayAddress::Abstract(_) => false,
+            XrayAddress::Tcp(address) => !is_loopback(address),
+        }
+    }
+
     /// Where its API is, as it would be configured.
     pub fn address(&self) -> String {
         self.shared.config.address.to_string()
@@ -125,6 +135,19 @@ impl XrayClient {
         let mut client = self.stats.clone();
         self.within(1, client.get_sys_stats(stats::SysStatsRequest {}))
             .await
+    }
+
+    /// The traffic counters of all users in one message, none of them reset (QueryStats).
+    pub async fn user_counters(&self) -> Result<UserCounters, XrayError> {
+        let mut client = self.stats.clone();
+        let request = stats::QueryStatsRequest {
+            pattern: "user>>>".to_owned(),
+            reset: false,
+        };
+        let answer = self
+            .within(BULK_FACTOR, client.query_stats(request))
+            .await?;
+        Ok(UserCounters(answer.stat))
     }
 
     /// All inbounds with what can be known of them without reading secrets.
@@ -213,6 +236,13 @@ impl XrayClient {
             Err(_) => Err(XrayError::Timeout(limit)),
         }
     }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip = host.parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 fn about(tag: &InboundTag, email: String) -> handler::GetInboundUserRequest {

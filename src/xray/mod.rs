@@ -6,6 +6,7 @@ pub mod account;
 pub mod boot;
 pub mod client;
 mod connect;
+pub mod counters;
 pub mod error;
 pub mod inbound;
 #[allow(

@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 14] = [
+const PURE: [&str; 20] = [
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
@@ -42,6 +42,12 @@ const PURE: [&str; 14] = [
     "model/email.rs",
     "sync/facts.rs",
     "xray/boot.rs",
+    "xray/counters.rs",
+    "traffic/account.rs",
+    "traffic/baselines.rs",
+    "traffic/delta.rs",
+    "traffic/forms.rs",
+    "traffic/identity.rs",
     "panel/answer.rs",
     "xray/account.rs",
     "xray/inbound.rs",
