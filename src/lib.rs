@@ -10,6 +10,7 @@ pub mod model;
 pub mod control;
 pub mod hook;
 pub mod panel;
+pub mod store;
 pub mod xray;
 
 pub mod sync;

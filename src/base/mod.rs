@@ -1,8 +1,10 @@
-//! What everything stands on: clock, secrets, durations, files, locks and supervised tasks.
+//! What everything stands on: clock, secrets, durations, files, locks, failpoints and supervised
+//! tasks.
 //! Knows nothing of Xray, panels or users, and imports nothing else of this crate.
 
 pub mod clock;
 pub mod duration;
+pub mod failpoint;
 pub mod files;
 pub mod lock;
 pub mod redact;

@@ -1,0 +1,297 @@
+//! Opening a store's file: whose it is, whether it is whole, whether it is older than what was
+//! committed, and bringing its schema up to date. Until all of that is known nothing is written to
+//! it, and closing it leaves its log as it is: a file that is refused or set aside keeps its bytes.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, Transaction};
+use rusqlite_migration::{HookError, M, Migrations};
+use tracing::warn;
+
+use crate::base::files::PRIVATE_FILE;
+
+use super::aside;
+use super::error::{Class, StoreError, Trouble, class_of, describe};
+use super::witness::{self, Witness};
+use super::{APPLICATION_ID, Spec};
+
+/// How long another process (a command line, a backup) may hold a lock that we need.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Checking this much takes about a second; a larger file is believed, and is found damaged only
+/// where it is read.
+const CHECKED_BYTES_MAX: u64 = 256 << 20;
+/// Statements that an engine uses in its loop stay prepared.
+const STATEMENTS_CACHED: usize = 64;
+/// Set at every opening. `cache_size` is in KiB when negative: about 2 MiB. After a checkpoint the
+/// log is cut to 4 MiB (`journal_size_limit`, bytes), about what it grows to between two.
+const PRAGMAS: &str = "
+    PRAGMA synchronous = FULL;
+    PRAGMA foreign_keys = ON;
+    PRAGMA temp_store = MEMORY;
+    PRAGMA cache_size = -2000;
+    PRAGMA journal_size_limit = 4194304;
+";
+/// The store's own table, made with the first migration: how many commits there were, and the
+/// CRC-32 of the schema as the migrations left it.
+const OWN_TABLE: &str = "
+    CREATE TABLE store_commits (
+        id INTEGER PRIMARY KEY CHECK (id = 1), n INTEGER NOT NULL, schema_crc INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO store_commits (id, n, schema_crc) VALUES (1, 0, 0);
+";
+
+/// An open store.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The only connection that writes.
+    pub(super) connection: Connection,
+    /// `None` where it cannot be written; then going back is not noticed, which is all it costs.
+    pub(super) witness: Option<Witness>,
+}
+
+/// What a file says of itself.
+#[derive(Debug, PartialEq, Eq)]
+enum Identity {
+    /// Nothing is in it yet.
+    Empty,
+    /// A store of ours with this schema.
+    Ours(usize),
+}
+
+/// Opens the file, which is created if there is none.
+pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
+    let file = &spec.file;
+    refuse_what_is_left_of_a_lost_file(file)?;
+    create(file)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(file, flags)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let known = spec.migrations.len();
+    let identity = identify(&connection)?;
+    if let Identity::Ours(found) = identity {
+        if found > known {
+            return Err(Trouble::Newer(found));
+        }
+        check(&connection, file, found)?;
+    }
+    connection.execute_batch(PRAGMAS)?;
+    log_ahead(&connection)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    migrate(&mut connection, spec.migrations)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    let witness = Witness::open(file)
+        .inspect_err(|e| warn!(store = spec.what, "the witness cannot be written: {e}"))
+        .ok();
+    Ok(Opened {
+        connection,
+        witness,
+    })
+}
+
+/// Opens the file for reading only, for another process than the writer's. `None` without a file
+/// and with an empty one. The schema has to be the one that this program knows.
+pub fn open_read_only(spec: &Spec) -> Result<Option<Connection>, StoreError> {
+    let file = &spec.file;
+    if fs::metadata(file).is_ok_and(|found| found.len() == 0) || !exists(file) {
+        return Ok(None);
+    }
+    let unusable = |reason: &str| {
+        let doing = format!("reading the {}", spec.what);
+        StoreError::Unavailable(describe(Class::Unavailable, &doing, file, reason))
+    };
+    let known = spec.migrations.len();
+    match peek(file) {
+        Ok((connection, Identity::Ours(found))) if found == known => Ok(Some(connection)),
+        Ok((_, Identity::Ours(found))) if found > known => Err(StoreError::Newer {
+            found,
+            known,
+            file: file.clone(),
+        }),
+        Ok((_, Identity::Ours(found))) => Err(unusable(&format!(
+            "it has schema {found} and this program knows {known}: start the agent once, which \
+             brings it up to date"
+        ))),
+        Ok((_, Identity::Empty)) => Ok(None),
+        Err(Trouble::Damaged(why) | Trouble::Unavailable(why) | Trouble::Bug(why)) => {
+            Err(unusable(&why))
+        }
+        Err(Trouble::Sql(error)) => Err(unusable(&error.to_string())),
+        Err(Trouble::Newer(found)) => Err(StoreError::Newer {
+            found,
+            known,
+            file: file.clone(),
+        }),
+    }
+}
+
+fn peek(file: &Path) -> Result<(Connection, Identity), Trouble> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags)?;
+    // The writer's log is the writer's.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let identity = identify(&connection)?;
+    Ok((connection, identity))
+}
+
+fn exists(file: &Path) -> bool {
+    file.symlink_metadata().is_ok()
+}
+
+/// SQLite deletes the log of a database that is empty, and an empty database has no commits to
+/// hold against its witness. So what is left of a file that was lost is found before.
+fn refuse_what_is_left_of_a_lost_file(file: &Path) -> Result<(), Trouble> {
+    if fs::metadata(file).is_ok_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    if let Some(commits) = marked(file)?.filter(|commits| *commits > 0) {
+        return Err(Trouble::Damaged(format!(
+            "{} is gone or empty, though {commits} commits were made to it",
+            file.display()
+        )));
+    }
+    if fs::metadata(aside::log_of(file)).is_ok_and(|log| log.len() > 0) {
+        return Err(Trouble::Damaged(format!(
+            "{} is gone or empty, though its log is there",
+            file.display()
+        )));
+    }
+    Ok(())
+}
+
+fn marked(file: &Path) -> Result<Option<u64>, Trouble> {
+    witness::read(file)
+        .map_err(|e| Trouble::Unavailable(format!("{}: {e}", witness::path_of(file).display())))
+}
+
+/// Creates the file with the mode that SQLite then gives to its log, too. An existing file is not
+/// opened here: closing any handle to it would give up SQLite's locks on it (they are per process).
+fn create(file: &Path) -> Result<(), Trouble> {
+    let fail = |e: &dyn std::fmt::Display| Trouble::Unavailable(e.to_string());
+    let created = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE_FILE)
+        .open(file);
+    match created {
+        Ok(_) => aside::sync_folder_of(file).map_err(|e| fail(&e)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            fs::set_permissions(file, fs::Permissions::from_mode(PRIVATE_FILE))
+                .map_err(|e| fail(&e))
+        }
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => Err(Trouble::Sql(full())),
+        Err(e) => Err(fail(&e)),
+    }
+}
+
+fn full() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+    rusqlite::Error::SqliteFailure(code, None)
+}
+
+/// Whose file it is. One of another program is damage: it is kept, but not in our place.
+fn identify(connection: &Connection) -> Result<Identity, Trouble> {
+    let number = |pragma: &str| -> rusqlite::Result<i64> {
+        connection.pragma_query_value(None, pragma, |row| row.get(0))
+    };
+    let (application, version) = (number("application_id")?, number("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    match usize::try_from(version) {
+        Ok(0) if application == 0 && tables == 0 => Ok(Identity::Empty),
+        Ok(version) if application == APPLICATION_ID && version > 0 => Ok(Identity::Ours(version)),
+        _ => Err(Trouble::Damaged(format!(
+            "it is not a store of ours (application {application}, schema {version})"
+        ))),
+    }
+}
+
+/// Whether the file is what was last committed, as far as that can be told without its content.
+fn check(connection: &Connection, file: &Path, schema: usize) -> Result<(), Trouble> {
+    if fs::metadata(file).is_ok_and(|found| found.len() <= CHECKED_BYTES_MAX) {
+        let mut said = String::new();
+        connection.pragma(None, "integrity_check", 1, |row| {
+            said = row.get(0)?;
+            Ok(())
+        })?;
+        if said != "ok" {
+            return Err(Trouble::Damaged(said));
+        }
+    }
+    let query = "SELECT n, schema_crc FROM store_commits WHERE id = 1";
+    let (commits, schema_crc): (i64, u32) = connection
+        .query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .map_err(unless_damaged)?;
+    if schema_crc != crc_of_schema(connection, schema)? {
+        return Err(Trouble::Damaged(
+            "its schema is not what was made".to_owned(),
+        ));
+    }
+    match marked(file)? {
+        Some(marked) if marked > commits.unsigned_abs() => Err(Trouble::Damaged(format!(
+            "it went back: it holds {commits} commits, and {marked} were made"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Our own table cannot lack or hold anything else, whatever SQLite calls it.
+fn unless_damaged(error: rusqlite::Error) -> Trouble {
+    match class_of(&error) {
+        Class::Bug => Trouble::Damaged(format!("its table of commits makes no sense ({error})")),
+        _ => Trouble::Sql(error),
+    }
+}
+
+/// A flipped bit in the name of a table or column is no damage to SQLite. Also tells a version
+/// that went back, before migrations would run a second time.
+fn crc_of_schema(connection: &Connection, version: usize) -> rusqlite::Result<u32> {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(&(version as u64).to_le_bytes());
+    let mut query = connection.prepare(
+        "SELECT type || '|' || name || '|' || tbl_name || '|' || coalesce(sql, '')
+         FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%' ORDER BY 1",
+    )?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        sum.update(row.get_ref(0)?.as_bytes()?);
+    }
+    Ok(sum.finalize())
+}
+
+/// Switches to the write-ahead log, which a file system may not be able to carry.
+fn log_ahead(connection: &Connection) -> Result<(), Trouble> {
+    let mode: String =
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode.eq_ignore_ascii_case("wal") {
+        return Ok(());
+    }
+    Err(Trouble::Unavailable(format!(
+        "the file system cannot hold a write-ahead log (journal mode {mode}); put the state \
+         folder on a local one"
+    )))
+}
+
+/// All that lack, in one transaction, each leaving the checksum of the schema that it made.
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), Trouble> {
+    let first = migrations.first().copied().unwrap_or_default();
+    let first = format!("PRAGMA application_id = {APPLICATION_ID}; {OWN_TABLE} {first}");
+    let steps = migrations.iter().enumerate().map(|(at, sql)| {
+        let sql = if at == 0 { first.as_str() } else { sql };
+        M::up_with_hook(sql, move |transaction: &Transaction<'_>| {
+            let crc = crc_of_schema(transaction, at + 1).map_err(HookError::RusqliteError)?;
+            transaction
+                .execute("UPDATE store_commits SET schema_crc = ?1", [crc])
+                .map_err(HookError::RusqliteError)?;
+            Ok(())
+        })
+    });
+    Migrations::new(steps.collect()).to_latest(connection)?;
+    Ok(())
+}

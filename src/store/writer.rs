@@ -1,0 +1,235 @@
+//! The writer: what the store's thread does with each work. One connection, one transaction for
+//! each work; every failure is judged once, here, and decides what becomes of the file, the handle
+//! and the store.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tracing::{error, info, warn};
+
+use crate::base::failpoint;
+
+use super::aside;
+use super::error::{Class, StoreError, Trouble, WorkError, class_of, describe};
+use super::health::State;
+use super::open::{self, Opened};
+use super::{Shared, Spec, Work};
+
+/// Whether work is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    Write,
+}
+
+/// Work, with its result kept by the caller.
+pub(super) type Task<'a> = &'a mut dyn FnMut(&Work<'_>) -> Result<(), WorkError>;
+
+/// The thread's state.
+pub(super) struct Writer {
+    spec: Spec,
+    shared: Arc<Shared>,
+    opened: Option<Opened>,
+    generation: u64,
+    /// What everything is answered with, once the store is refused or has failed.
+    ended: Option<StoreError>,
+}
+
+impl Writer {
+    pub(super) fn new(spec: Spec, shared: Arc<Shared>) -> Self {
+        Self {
+            spec,
+            shared,
+            opened: None,
+            generation: 0,
+            ended: None,
+        }
+    }
+
+    /// Does one work.
+    pub(super) fn run(
+        &mut self,
+        kind: Kind,
+        label: &'static str,
+        task: Task<'_>,
+    ) -> Result<(), StoreError> {
+        if let Some(error) = &self.ended {
+            return Err(error.clone());
+        }
+        self.attempt(kind, label, task)
+            .map_err(|trouble| self.judge(label, trouble))
+    }
+
+    fn attempt(&mut self, kind: Kind, label: &str, task: Task<'_>) -> Result<(), Trouble> {
+        if self.opened.is_none() {
+            self.generation += 1;
+            self.opened = Some(open::open(&self.spec)?);
+        }
+        let opened = self.opened.as_ref().expect("invariant: just opened");
+        match kind {
+            Kind::Read => {
+                let connection = &opened.connection;
+                let transaction =
+                    Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
+                perform(connection, self.generation, task)?;
+                Ok(transaction.rollback()?)
+            }
+            Kind::Write => self.write(opened, label, task),
+        }
+    }
+
+    fn write(&self, opened: &Opened, label: &str, task: Task<'_>) -> Result<(), Trouble> {
+        let begun = self.spec.clock.monotonic();
+        let connection = &opened.connection;
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        perform(connection, self.generation, task)?;
+        let commits: i64 = connection
+            .prepare_cached("UPDATE store_commits SET n = n + 1 RETURNING n")?
+            .query_row([], |row| row.get(0))?;
+        self.reach(label, "before_commit");
+        transaction.commit()?;
+        self.reach(label, "after_commit");
+        if let Some(witness) = &opened.witness
+            && let Err(e) = witness.note(commits.unsigned_abs())
+        {
+            warn!(store = self.spec.what, "the witness cannot be written: {e}");
+        }
+        let took = self.spec.clock.monotonic().saturating_sub(begun);
+        self.shared.health(|health| {
+            if health.state != State::Ok {
+                info!(store = self.spec.what, "writes succeed again");
+            }
+            health.state = State::Ok;
+            health.commits += 1;
+            health.last_commit = Some(took);
+        });
+        Ok(())
+    }
+
+    fn reach(&self, label: &str, edge: &str) {
+        if cfg!(debug_assertions) {
+            failpoint::reach(&format!("{}.{label}.{edge}", self.spec.what));
+        }
+    }
+
+    /// Decides what a failure means, and does it.
+    fn judge(&mut self, label: &str, trouble: Trouble) -> StoreError {
+        let doing = format!("{} ({label})", self.spec.what);
+        let (class, reason) = match trouble {
+            Trouble::Sql(error) => (class_of(&error), error.to_string()),
+            Trouble::Damaged(why) => (Class::Damaged, why),
+            Trouble::Unavailable(why) => (Class::Unavailable, why),
+            Trouble::Bug(why) => {
+                // Who knows what it left half done: what is remembered beside the store is void.
+                self.abandon();
+                (Class::Bug, why)
+            }
+            Trouble::Newer(found) => return self.refuse(found),
+        };
+        let text = describe(class, &doing, &self.spec.file, &reason);
+        match class {
+            Class::Full => {
+                self.degrade(&text);
+                StoreError::Full(text)
+            }
+            Class::Unavailable => {
+                self.abandon();
+                self.degrade(&text);
+                StoreError::Unavailable(text)
+            }
+            Class::Damaged => self.set_aside(text),
+            Class::Failed => {
+                self.abandon();
+                self.shared.fail(&text);
+                self.ended = Some(StoreError::Failed(text.clone()));
+                StoreError::Failed(text)
+            }
+            Class::Bug => StoreError::Bug(text),
+        }
+    }
+
+    fn refuse(&mut self, found: usize) -> StoreError {
+        let refused = StoreError::Newer {
+            found,
+            known: self.spec.migrations.len(),
+            file: self.spec.file.clone(),
+        };
+        error!(store = self.spec.what, "{refused}");
+        self.shared
+            .health(|health| health.state = State::Refused(refused.to_string()));
+        self.ended = Some(refused.clone());
+        refused
+    }
+
+    fn set_aside(&mut self, why: String) -> StoreError {
+        self.abandon();
+        let now = self.spec.clock.now().as_second();
+        match aside::set_aside(&self.spec.file, now) {
+            Ok(kept_as) => {
+                let kept = kept_as.clone();
+                let damaged = StoreError::Damaged { why, kept_as };
+                error!(store = self.spec.what, "{damaged}");
+                self.shared.health(|health| {
+                    health.state = State::Degraded(damaged.to_string());
+                    health.set_aside = Some(kept);
+                });
+                damaged
+            }
+            // Never goes on with what is known to be damaged: the next work finds it again.
+            Err(e) => {
+                let text = format!("{why}; {e}");
+                self.degrade(&text);
+                StoreError::Unavailable(text)
+            }
+        }
+    }
+
+    fn degrade(&self, why: &str) {
+        self.shared.health(|health| {
+            if health.state == State::Ok {
+                warn!(store = self.spec.what, "{why}");
+            }
+            health.state = State::Degraded(why.to_owned());
+        });
+    }
+
+    /// Lets go of the handle without touching the file again: its log stays, to be read when it
+    /// is opened anew, or to be kept as evidence.
+    fn abandon(&mut self) {
+        if let Some(opened) = self.opened.take() {
+            let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            if let Err(e) = opened.connection.set_db_config(config, true) {
+                warn!(store = self.spec.what, "closing: {e}");
+            }
+        }
+    }
+}
+
+/// Calls the work within the transaction that is open, which is rolled back when it fails.
+fn perform(connection: &Connection, generation: u64, task: Task<'_>) -> Result<(), Trouble> {
+    let work = Work {
+        connection,
+        generation,
+    };
+    match catch_unwind(AssertUnwindSafe(|| task(&work))) {
+        Ok(done) => done?,
+        Err(panic) => return Err(Trouble::Bug(message_of(&*panic))),
+    }
+    // Some failures end the transaction by themselves; work that passes over one and goes on must
+    // not pass for committed.
+    if connection.is_autocommit() {
+        let why = "the work ended its transaction, or passed over an error that did";
+        return Err(Trouble::Bug(why.to_owned()));
+    }
+    Ok(())
+}
+
+/// What a panic said.
+pub(super) fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("without a message"))
+}
