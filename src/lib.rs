@@ -11,6 +11,7 @@ pub mod control;
 pub mod hook;
 pub mod panel;
 pub mod store;
+pub mod sockets;
 pub mod xray;
 
 pub mod sync;

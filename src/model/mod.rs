@@ -3,6 +3,7 @@
 pub mod desired;
 pub mod email;
 pub mod ids;
+pub mod ports;
 pub mod progress;
 pub mod report;
 pub mod user_list;

@@ -27,6 +27,7 @@ fn info(protocol: Protocol, security: &str) -> InboundInfo {
         tag: "in".into(),
         protocol: Ok(protocol),
         transport,
+        ports: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use prost::{Message, Name};
 use super::proto::xray::app::proxyman::ReceiverConfig;
 use super::proto::xray::core::InboundHandlerConfig;
 use crate::config::Protocol;
+use crate::model::ports::PortRange;
 
 /// One inbound of a running Xray.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct InboundInfo {
     pub protocol: Result<Protocol, Unsupported>,
     /// Transport and security.
     pub transport: Transport,
+    /// Where it listens; empty for one on a unix socket. What is no range of ports is left out.
+    pub ports: Vec<PortRange>,
 }
 
 /// How an inbound is reached.
@@ -93,20 +96,24 @@ impl From<InboundHandlerConfig> for InboundInfo {
             .proxy_settings
             .map(|head| head.r#type)
             .unwrap_or_default();
-        let transport = config
+        let receiver = config
             .receiver_settings
             .filter(|typed| typed.r#type == ReceiverConfig::full_name())
             .and_then(|typed| ReceiverConfig::decode(typed.value).ok())
-            .and_then(|receiver| receiver.stream_settings)
-            .map(|stream| Transport {
-                network: stream.protocol_name,
-                security: stream.security_type,
-            })
             .unwrap_or_default();
+        let ports = receiver.port_list.unwrap_or_default().range;
+        let transport = receiver.stream_settings.map(|stream| Transport {
+            network: stream.protocol_name,
+            security: stream.security_type,
+        });
         Self {
             tag: config.tag,
             protocol: protocol_of(&settings),
-            transport,
+            transport: transport.unwrap_or_default(),
+            ports: ports
+                .iter()
+                .filter_map(|range| PortRange::new(range.from, range.to))
+                .collect(),
         }
     }
 }
@@ -125,6 +132,38 @@ fn protocol_of(settings: &str) -> Result<Protocol, Unsupported> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::xray::proto::xray::common::net::{PortList, PortRange as RawRange};
+    use crate::xray::proto::xray::common::serial::TypedMessage;
+
+    /// An inbound with these settings of its receiver.
+    fn listed(receiver: Option<ReceiverConfig>) -> InboundInfo {
+        InboundInfo::from(InboundHandlerConfig {
+            tag: "in".into(),
+            receiver_settings: receiver.map(|receiver| TypedMessage {
+                r#type: ReceiverConfig::full_name(),
+                value: receiver.encode_to_vec().into(),
+            }),
+            ..InboundHandlerConfig::default()
+        })
+    }
+
+    #[test]
+    fn ports_are_those_of_the_receiver_without_what_is_no_range() {
+        let numbers = [(443, 443), (2_000, 1_000), (1, 65_536), (8_000, 8_010)];
+        let range = numbers.map(|(from, to)| RawRange { from, to }).to_vec();
+        let receiver = ReceiverConfig {
+            port_list: Some(PortList { range }),
+            ..ReceiverConfig::default()
+        };
+        let kept = [(443, 443), (8_000, 8_010)].map(|(from, to)| PortRange { from, to });
+        assert_eq!(listed(Some(receiver)).ports, kept);
+    }
+
+    #[test]
+    fn an_inbound_without_a_port_list_has_no_ports() {
+        assert_eq!(listed(Some(ReceiverConfig::default())).ports, []);
+        assert_eq!(listed(None).ports, []);
+    }
 
     #[test]
     fn vision_goes_over_raw_tcp_under_tls_or_reality_only() {

@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
@@ -51,6 +51,7 @@ const PURE: [&str; 20] = [
     "panel/answer.rs",
     "xray/account.rs",
     "xray/inbound.rs",
+    "sockets/parse.rs",
     "hook/template.rs",
     "hook/environment.rs",
     "base/duration.rs",

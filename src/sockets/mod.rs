@@ -1,0 +1,32 @@
+//! The kernel's TCP sockets, read by netlink (`sock_diag(7)`) without any program's help and
+//! without privileges.
+//!
+//! Calls block: the kernel walks its whole table of connections for each family, which takes
+//! milliseconds, tens of them where there are 10 000, and never more than [`BOUND`] a family. On a
+//! runtime they belong into `spawn_blocking`. They see the calling thread's network namespace.
+
+mod dump;
+mod error;
+mod parse;
+#[cfg(test)]
+mod tests;
+
+pub use dump::{BOUND, dump};
+pub use error::SocketsError;
+pub use parse::{Family, Socket};
+
+use crate::model::ports::PortRange;
+
+/// How many ESTABLISHED TCP sockets have their local port within any of `ports`: connections to
+/// servers that listen there, whether accepted yet or not. Their clients on this machine have other
+/// local ports. Both families; a port in several ranges counts once.
+pub fn established_on(ports: &[PortRange]) -> Result<usize, SocketsError> {
+    let is_within = |socket: &Socket| ports.iter().any(|r| r.contains(socket.local.port()));
+    let mut count = 0;
+    if !ports.is_empty() {
+        for family in Family::ALL {
+            count += dump(family)?.iter().filter(|s| is_within(s)).count();
+        }
+    }
+    Ok(count)
+}
