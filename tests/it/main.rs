@@ -22,6 +22,7 @@ mod old_core;
 mod program;
 mod protocols;
 mod scripted;
+mod sockets;
 mod sources;
 mod stage;
 mod support;
