@@ -17,6 +17,7 @@ mod faults;
 mod hooks;
 mod hostile;
 mod hostile_answers;
+mod lab_reports;
 mod life;
 mod old_core;
 mod program;

@@ -18,6 +18,8 @@ pub struct Answer {
     body: Bytes,
     ending: Ending,
     delay: Duration,
+    /// A panel that dedupes adds the request's key.
+    echoes: bool,
 }
 
 /// What comes after the body's given bytes.
@@ -44,6 +46,7 @@ impl Answer {
             body,
             ending: Ending::Whole,
             delay: Duration::ZERO,
+            echoes: true,
         }
     }
 
@@ -54,6 +57,12 @@ impl Answer {
     /// An error in the panel's envelope, with the same code as the status.
     pub fn error(status: u16, message: &str) -> Self {
         Self::json(status, &json!({"code": status, "message": message}))
+    }
+
+    /// The panel's success without data.
+    pub fn success() -> Self {
+        let envelope = json!({"code": 200, "message": "success", "data": null});
+        Self::json(200, &envelope)
     }
 
     /// A reverse proxy's page, e.g. of a 502.
@@ -112,6 +121,23 @@ impl Answer {
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// As of a proxy that knows no `Idempotency-Key`, before a panel that does.
+    pub fn without_echo(self) -> Self {
+        Self {
+            echoes: false,
+            ..self
+        }
+    }
+
+    /// Adds a header of the request, unless this answer is one [`Answer::without_echo`].
+    pub fn echoing(self, name: &'static str, value: String) -> Self {
+        if self.echoes {
+            self.header(name, value)
+        } else {
+            self
+        }
     }
 
     /// Waits that long before the first byte.

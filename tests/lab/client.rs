@@ -10,6 +10,7 @@ use super::origin::Origin;
 use super::ports::free_port;
 use super::route::{ClientProtocol, Route};
 use super::socks::{self, Session};
+use super::transfer::Transfer;
 use super::xray::Xray;
 
 /// For a GET that is expected to be served.
@@ -68,6 +69,24 @@ impl Client {
     /// A stream that stays open until dropped.
     pub async fn session(&self, which: usize, origin: &Origin) -> Result<Session> {
         Session::open(self.socks_ports[which], origin.echo_addr()).await
+    }
+
+    /// Moves exactly 16 + `up` bytes one way and `down` the other, checks those that come, and
+    /// waits for the end of the stream; `Err` when the connection breaks.
+    pub async fn transfer(&self, which: usize, origin: &Origin, up: u64, down: u64) -> Result<()> {
+        self.transfer_at(which, origin, Transfer::at_once(up, down))
+            .await
+    }
+
+    /// The same at a pace, e.g. `Transfer::at_once(up, down).paced(chunk, pause)`.
+    pub async fn transfer_at(
+        &self,
+        which: usize,
+        origin: &Origin,
+        transfer: Transfer,
+    ) -> Result<()> {
+        let socks_port = self.socks_ports[which];
+        transfer.run(socks_port, origin.transfer_addr()).await
     }
 
     pub async fn get_path(

@@ -9,14 +9,18 @@ use hyper::{HeaderMap, Method, Request};
 use serde_json::json;
 
 use super::answer::Answer;
+use super::reports::Reports;
 
-/// How many requests' headers are remembered for each node.
-const REMEMBERED: usize = 16;
+/// How many requests' headers are remembered for each node, and for reports.
+pub const REMEMBERED: usize = 16;
 
 pub struct State {
     pub token: String,
     pub etags: bool,
     pub nodes: BTreeMap<u64, Node>,
+    pub reports: Reports,
+    /// TCP connections accepted so far.
+    pub connections: usize,
 }
 
 #[derive(Default)]
@@ -39,10 +43,12 @@ impl State {
             token: token.to_owned(),
             etags: true,
             nodes: BTreeMap::new(),
+            reports: Reports::default(),
+            connections: 0,
         }
     }
 
-    /// The answer to any request.
+    /// The answer to any request but a report of traffic.
     pub fn answer(&mut self, request: &Request<Incoming>) -> Answer {
         let path: Vec<&str> = request
             .uri()
@@ -72,8 +78,7 @@ impl State {
         if let Some(answer) = &node.answer {
             return answer.clone();
         }
-        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        if header("x-internal-token") != Some(self.token.as_str()) {
+        if !is_trusted(headers, &self.token) {
             return Answer::error(403, "forbidden");
         }
         let Some(list) = &node.list else {
@@ -83,10 +88,18 @@ impl State {
         if !self.etags {
             return whole;
         }
-        if header("if-none-match") == Some(list.etag.as_str()) {
+        if header(headers, "if-none-match") == Some(list.etag.as_str()) {
             return Answer::not_modified(&list.etag);
         }
         whole.header("etag", &list.etag)
+    }
+
+    /// The contract's answer to the report of that number.
+    pub fn take_report(&mut self, number: u64, headers: &HeaderMap, body: &[u8]) -> Answer {
+        if !is_trusted(headers, &self.token) {
+            return Answer::error(403, "forbidden");
+        }
+        self.reports.ledger.take(number, headers, body)
     }
 
     /// Renders the list, once.
@@ -128,4 +141,13 @@ impl State {
             &json!({"code": 200, "message": "success", "users": left}),
         )
     }
+}
+
+fn is_trusted(headers: &HeaderMap, token: &str) -> bool {
+    header(headers, "x-internal-token") == Some(token)
+}
+
+/// A header's value, where it is text.
+pub fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
 }

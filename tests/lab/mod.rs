@@ -2,8 +2,9 @@
 //! Xray clients, a scripted panel, a local origin and the agent's own program, each a value that
 //! cleans up behind itself.
 //!
-//! It never uses the library under test, so what it sees is a second opinion. Waits are for a
-//! state, with a bound that is there against hanging only.
+//! It uses nothing of the library under test but the generated messages of Xray's API, so what it
+//! sees is a second opinion. Waits are for a state, with a bound that is there against hanging
+//! only.
 #![allow(
     dead_code,
     unused_imports,
@@ -18,28 +19,35 @@ pub mod answer;
 pub mod client;
 pub mod contract;
 pub mod inbounds;
+pub mod ledger;
 pub mod origin;
 pub mod panel;
 pub mod ports;
 pub mod process;
 pub mod provision;
 pub mod ready;
+pub mod reports;
 pub mod route;
 pub mod secrets;
 pub mod server;
 pub mod socks;
+pub mod stats;
+pub mod transfer;
 pub mod wait;
 pub mod xray;
 
 pub use agent::{Agent, AgentCommand, Output};
 pub use answer::Answer;
 pub use client::Client;
+pub use ledger::Report;
 pub use origin::Origin;
 pub use panel::Panel;
 pub use ports::free_port;
+pub use reports::Fault;
 pub use route::{ClientProtocol, Route};
 pub use secrets::uuid;
 pub use server::ServerConfig;
 pub use socks::Session;
+pub use transfer::Transfer;
 pub use wait::eventually;
 pub use xray::Xray;

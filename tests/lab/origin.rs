@@ -1,22 +1,27 @@
-//! What users reach through the proxy: an HTTP origin and an echo port on 127.0.0.1.
+//! What users reach through the proxy: an HTTP origin, an echo port and a port
+//! for transfers of an exact size, on 127.0.0.1.
 use std::convert::Infallible;
 use std::future::Future;
-use std::future::ready;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// Serves until dropped; `GET /` is [`Origin::HELLO`], `GET /bytes/N` is [`Origin::bytes`] of N.
+use super::transfer;
+
+/// Serves until dropped; `GET /` is [`Origin::HELLO`], `GET /bytes/N` is [`Origin::bytes`] of N, and
+/// `POST /upload` is answered with how many bytes the body had.
 pub struct Origin {
     addr: SocketAddr,
     echo_addr: SocketAddr,
+    transfer_addr: SocketAddr,
     tasks: JoinSet<()>,
 }
 
@@ -26,13 +31,17 @@ impl Origin {
     pub async fn start() -> Result<Self> {
         let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let echo = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let transfers = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let (addr, echo_addr) = (http.local_addr()?, echo.local_addr()?);
+        let transfer_addr = transfers.local_addr()?;
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(http, serve_http));
         tasks.spawn(accept(echo, serve_echo));
+        tasks.spawn(accept(transfers, transfer::serve));
         Ok(Self {
             addr,
             echo_addr,
+            transfer_addr,
             tasks,
         })
     }
@@ -43,6 +52,11 @@ impl Origin {
 
     pub fn echo_addr(&self) -> SocketAddr {
         self.echo_addr
+    }
+
+    /// Where [`transfer::Transfer`] goes.
+    pub fn transfer_addr(&self) -> SocketAddr {
+        self.transfer_addr
     }
 
     /// A pattern of that length in which no byte can go missing unseen.
@@ -67,27 +81,44 @@ where
 }
 
 async fn serve_http(stream: TcpStream) {
-    let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request))));
+    let answer = service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
     // The other side may go away at any moment: no fault of the origin.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), answer)
         .await;
 }
 
-fn answer(request: &Request<hyper::body::Incoming>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
+async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    if path == "/upload" && head.method == Method::POST {
+        return uploaded(body).await;
+    }
     let length = path
         .strip_prefix("/bytes/")
         .and_then(|length| length.parse().ok());
     match length {
         Some(length) => Response::new(Origin::bytes(length).into()),
         None if path == "/" => Response::new(Origin::HELLO.into()),
-        None => {
-            let mut missing = Response::new(Full::default());
-            *missing.status_mut() = StatusCode::NOT_FOUND;
-            missing
+        None => refusal(StatusCode::NOT_FOUND),
+    }
+}
+
+async fn uploaded(mut body: Incoming) -> Response<Full<Bytes>> {
+    let mut bytes = 0;
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => bytes += frame.data_ref().map_or(0, Bytes::len),
+            Err(_) => return refusal(StatusCode::BAD_REQUEST),
         }
     }
+    Response::new(bytes.to_string().into())
+}
+
+fn refusal(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut refusal = Response::new(Full::default());
+    *refusal.status_mut() = status;
+    refusal
 }
 
 async fn serve_echo(mut stream: TcpStream) {

@@ -1,5 +1,6 @@
 //! A scripted panel. By default it keeps the real panel's contract (token, envelope, weak `ETag`,
-//! idle connections closed after 5 s); a test may put any [`Answer`] in its place.
+//! idle connections closed after 5 s); a test may put any [`Answer`] in its place. Reports of
+//! traffic: `reports.rs` and `ledger.rs`.
 //!
 //! Lists are rendered once, when they are set, so that a bench with 100 000 users does not
 //! measure the panel. `PUT` and `DELETE /demo/users/UUID` change the lists by hand, unguarded.
@@ -19,12 +20,13 @@ use super::answer::Answer;
 use super::contract::State;
 use super::origin::accept;
 use super::ports::free_port;
+use super::reports;
 use super::wait::eventually;
 
 /// Node closes an idle keep-alive connection after this time.
 const IDLE: Duration = Duration::from_secs(5);
 /// For a request that the agent is to make; it polls every few seconds at most.
-const REQUEST_BOUND: Duration = Duration::from_mins(1);
+pub(super) const REQUEST_BOUND: Duration = Duration::from_mins(1);
 /// Serves until dropped.
 pub struct Panel {
     addr: SocketAddr,
@@ -102,6 +104,11 @@ impl Panel {
             .unwrap_or_default()
     }
 
+    /// TCP connections accepted so far, whatever they were used for.
+    pub fn connections(&self) -> usize {
+        self.state().connections
+    }
+
     /// Waits until more than `before` requests have come for that node; how many then.
     pub async fn await_request_after(&self, node: u64, before: usize) -> Result<usize> {
         eventually("another request to the panel", REQUEST_BOUND, async || {
@@ -120,24 +127,28 @@ impl Panel {
         let listener = TcpListener::bind(self.addr).await?;
         let state = Arc::clone(&self.state);
         self.tasks.spawn(accept(listener, move |stream| {
+            lock(&state).connections += 1;
             serve(stream, Arc::clone(&state))
         }));
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
-    let answer = service_fn(|request: Request<Incoming>| {
+    let answer = service_fn(async |request: Request<Incoming>| {
+        if reports::is_report(&request) {
+            return reports::serve(request, &state).await;
+        }
         let answer = lock(&state).answer(&request);
-        async move { answer.send().await }
+        answer.send().await
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE);

@@ -63,6 +63,23 @@ impl ServerConfig {
         self.edit(|json| json["api"]["services"] = json!(names))
     }
 
+    /// As of a server that keeps no statistics: every question for counters is answered with none.
+    pub fn without_stats(self) -> Self {
+        self.without("stats")
+    }
+
+    /// As of a server whose policy counts no users, though it keeps statistics.
+    pub fn without_policy(self) -> Self {
+        self.without("policy")
+    }
+
+    fn without(self, section: &str) -> Self {
+        self.edit(|json| {
+            let sections = json.as_object_mut().expect("a configuration is an object");
+            sections.remove(section);
+        })
+    }
+
     /// Adds a static client to an inbound, as Xray's configuration writes it.
     pub fn with_client(mut self, tag: &str, client: Value) -> Self {
         list(&mut self.inbound_mut(tag)["settings"]["clients"]).push(client);
