@@ -159,8 +159,24 @@ pub(super) fn configuration(config: &Config) {
             println!("xray   {} at {}", xray.name, xray.address);
         }
     }
+    if let Some(line) = traffic_line(config) {
+        println!("{line}");
+    }
     println!("files  {}", config.output.dir.display());
     println!("state  {}", config.state_dir.display());
+}
+
+/// What is done about traffic; nothing in the modes that have none.
+fn traffic_line(config: &Config) -> Option<String> {
+    let traffic = &config.traffic;
+    match (config.mode, traffic.enabled) {
+        (ApplyMode::XrayGrpc, true) => Some(format!(
+            "traffic  counted every {:?}, reported every {:?}",
+            traffic.collect_interval, traffic.report_interval
+        )),
+        (ApplyMode::XrayGrpc, false) => Some("traffic  not counted".to_owned()),
+        _ => None,
+    }
 }
 
 /// The running agent's status; the exit code.

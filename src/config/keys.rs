@@ -65,7 +65,7 @@ impl Key {
 }
 
 /// The groups of keys: name, how the file writes it, what it is about.
-pub(super) const GROUPS: [(&str, &str, &str); 9] = [
+pub(super) const GROUPS: [(&str, &str, &str); 10] = [
     ("panel", "[panel]", "The panel that is polled."),
     (
         "sync",
@@ -73,6 +73,11 @@ pub(super) const GROUPS: [(&str, &str, &str); 9] = [
         "How often, and when a removal of many users waits for further polls.",
     ),
     ("apply", "[apply]", "What is done with the allowed users."),
+    (
+        "traffic",
+        "[traffic]",
+        "Traffic of users, in mode `xray-grpc`.",
+    ),
     (
         "output",
         "[output]",
@@ -122,7 +127,7 @@ const fn key(
 /// All keys, in the order of the reference.
 // By hand, two lines a key: one a line is too long, and rustfmt would make it seven.
 #[rustfmt::skip]
-pub(super) static KEYS: [Key; 33] = [
+pub(super) static KEYS: [Key; 38] = [
     key("panel.url", "PANEL_BASE_URL", Text, Value("http://localhost:3000"),
         "Address of the panel, `http` or `https`."),
     key("panel.token", "INTERNAL_API_KEY", Text, Told("required"),
@@ -152,6 +157,19 @@ pub(super) static KEYS: [Key; 33] = [
         "The command, for `sh`; placeholders `{node_id}`, `{uuids_file}`, `{uuids_json}`."),
     key("apply.timeout", "APPLY_TIMEOUT_SECONDS", Duration, Value("60s"),
         "Then the command is ended, with all it started; at most 1h."),
+    key("traffic.enabled", "ENABLE_TRAFFIC_REPORT", Boolean, Value("true"),
+        "Count users' traffic and report it to the panel."),
+    key("traffic.report_interval", "TRAFFIC_REPORT_INTERVAL_SECONDS", Duration, Value("60s"),
+        "Between two reports of a user; at most 24h."),
+    key("traffic.collect_interval", "TRAFFIC_COLLECT_INTERVAL_SECONDS", Duration, Value("10s"),
+        "Between two readings of Xray's counters; at most 1h."),
+    key("traffic.on_unknown", "TRAFFIC_ON_UNKNOWN", Text, Value("auto"),
+        "What is done with a report of which it is not known whether the panel took it. `hold`: it \
+         waits to be resolved. `resend`: it is sent again, which may count it twice. `auto`: it is \
+         sent again only to a panel that has shown that it drops repeats."),
+    key("traffic.first_read", "", Text, Value("adopt"),
+        "Bytes that a running Xray counted before this ledger was begun. `adopt`: they are shown, \
+         not reported. `count`: they are reported."),
     key("output.dir", "OUTPUT_DIR", Text, Value("./out"),
         "Folder of the files for other programs."),
     key("output.mode", "", Text, Value("0640"),

@@ -51,6 +51,8 @@ pub struct Config {
     pub hook: Hook,
     /// How often, and with which brake.
     pub sync: Sync,
+    /// How users' traffic is counted and reported; holds in `ApplyMode::XrayGrpc` only.
+    pub traffic: Traffic,
     /// Where the files for other programs go.
     pub output: Output,
     /// Folder of locks, state and the control socket; absolute.
@@ -231,6 +233,41 @@ pub struct Brake {
     pub confirm_polls: u32,
     /// Polls that must agree while over nine tenths, and at least 2, would go.
     pub confirm_polls_all: u32,
+}
+
+/// How users' traffic is counted and reported (`design.md`, Traffic).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Whether it is counted at all.
+    pub enabled: bool,
+    /// Between two reports of a user to the panel.
+    pub report_interval: Duration,
+    /// Between two readings of an Xray's counters into the ledger.
+    pub collect_interval: Duration,
+    /// What is done with a report that the panel may have taken or not.
+    pub on_unknown: OnUnknown,
+    /// What becomes of bytes that a running Xray counted before the ledger was begun.
+    pub first_read: FirstRead,
+}
+
+/// What is done with a report that the panel may have taken or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// `Resend` to a panel that has shown that it drops repeats, else `Hold`.
+    Auto,
+    /// It waits until somebody says what became of it.
+    Hold,
+    /// It is sent again: a panel that takes repeats counts it twice.
+    Resend,
+}
+
+/// What becomes of bytes that a running Xray counted before the ledger was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstRead {
+    /// They are shown and billed to nobody: another program may have reported them.
+    Adopt,
+    /// They are reported like all others.
+    Count,
 }
 
 /// The files for other programs.

@@ -9,7 +9,7 @@ use super::source::Source;
 use super::toml_file::TomlFile;
 use super::{
     ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Log, Output, Panel, Proxy, Sync,
-    addresses, nodes, token, unknown, values, xrays,
+    Traffic, addresses, nodes, token, unknown, values, xrays,
 };
 use crate::model::ids::NodeId;
 
@@ -17,6 +17,9 @@ use crate::model::ids::NodeId;
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 /// Longest pause between two rounds: a node that is not looked at for longer is not kept equal.
 const INTERVAL_MAX: Duration = Duration::from_hours(24);
+/// Longest pause between two readings of the counters: what an Xray that restarts had counted since
+/// the last one is lost.
+const COLLECT_INTERVAL_MAX: Duration = Duration::from_hours(1);
 /// Most bytes of an answer that may be asked for; it is held in memory.
 const BODY_BYTES_MAX: usize = 1 << 30;
 /// Most users that may be asked for; more than any Xray serves.
@@ -104,6 +107,7 @@ fn config(source: &Source, need: Need) -> Config {
         xrays,
         hook,
         sync: sync(source),
+        traffic: traffic(source),
         state_dir: state_dir(source, &output.dir),
         output,
         log: log(source),
@@ -197,6 +201,18 @@ fn sync(source: &Source) -> Sync {
             confirm_polls: polls("confirm_polls"),
             confirm_polls_all: polls("confirm_polls_all"),
         },
+    }
+}
+
+fn traffic(source: &Source) -> Traffic {
+    let section = source.section("traffic");
+    let collect_interval = values::duration(COLLECT_INTERVAL_MAX);
+    Traffic {
+        enabled: section.value("enabled", values::boolean),
+        report_interval: section.value("report_interval", values::duration(INTERVAL_MAX)),
+        collect_interval: section.value("collect_interval", collect_interval),
+        on_unknown: section.value("on_unknown", values::on_unknown),
+        first_read: section.value("first_read", values::first_read),
     }
 }
 

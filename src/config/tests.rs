@@ -84,6 +84,14 @@ fn what_is_not_set_has_the_defaults_of_the_contract() {
             brake
         }
     );
+    let traffic = Traffic {
+        enabled: true,
+        report_interval: seconds(60),
+        collect_interval: seconds(10),
+        on_unknown: OnUnknown::Auto,
+        first_read: FirstRead::Adopt,
+    };
+    assert_eq!(config.traffic, traffic);
     let out = std::env::current_dir().unwrap().join("out");
     assert_eq!(
         config.output,
@@ -150,7 +158,7 @@ fn the_connectors_own_example_runs() {
 #[test]
 fn the_connectors_hook_runs() {
     let command = "bash ./apply.sh {node_id} {uuids_file}";
-    let config = with(&[("APPLY_CMD", command), ("ENABLE_TRAFFIC_REPORT", "maybe")]);
+    let config = with(&[("APPLY_CMD", command), ("ENABLE_TRAFFIC_REPORT", "off")]);
     assert_eq!(config.mode, ApplyMode::Cmd);
     assert_eq!(config.hook.command.as_deref(), Some(command));
     for harmless in [
@@ -251,6 +259,45 @@ fn the_environment_goes_before_the_file() {
         ("edge", false)
     );
     assert_eq!(inbound.flow, Flow::Given("xtls-rprx-vision".into()));
+}
+
+#[test]
+fn traffic_is_set_by_variables_and_by_the_file_alike() {
+    let truths = [
+        (true, ["true", "TRUE", "t", "1", "yes", "On"]),
+        (false, ["false", "False", "F", "0", "NO", "off"]),
+    ];
+    for (enabled, texts) in truths {
+        for text in texts {
+            let config = with(&[("ENABLE_TRAFFIC_REPORT", text)]);
+            assert_eq!(config.traffic.enabled, enabled, "{text}");
+        }
+    }
+    let file = "[traffic]\nenabled = false\nreport_interval = '24h'\ncollect_interval = 0.5\n\
+                on_unknown = 'hold'\nfirst_read = 'count'\n";
+    let expected = Traffic {
+        enabled: false,
+        report_interval: seconds(86_400),
+        collect_interval: Duration::from_millis(500),
+        on_unknown: OnUnknown::Hold,
+        first_read: FirstRead::Count,
+    };
+    assert_eq!(run(file, &LEAST).traffic, expected);
+    let variables = [
+        ("ENABLE_TRAFFIC_REPORT", "1"),
+        ("TRAFFIC_REPORT_INTERVAL_SECONDS", "30"),
+        ("TRAFFIC_COLLECT_INTERVAL_SECONDS", "1h"),
+        ("TRAFFIC_ON_UNKNOWN", "resend"),
+    ];
+    let over = Traffic {
+        enabled: true,
+        report_interval: seconds(30),
+        collect_interval: seconds(3600),
+        on_unknown: OnUnknown::Resend,
+        first_read: FirstRead::Count,
+    };
+    let both = run(file, &[&LEAST[..], &variables].concat());
+    assert_eq!(both.traffic, over);
 }
 
 /// Every key that the other tests do not set.

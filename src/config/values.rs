@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::problems::Complaint;
 use super::unknown::nearest;
-use super::{ApplyMode, Flow, LogFormat, Protocol};
+use super::{ApplyMode, FirstRead, Flow, LogFormat, OnUnknown, Protocol};
 use crate::base::duration;
 use crate::model::ids::{InboundTag, NodeId};
 
@@ -102,9 +102,16 @@ where
     }
 }
 
-/// `true` or `false`.
+/// A truth value as variables have it, in any case: the forms that Go takes, and some words.
 pub(super) fn boolean(text: &str) -> Read<bool> {
-    one_of("truth value", &[(true, "true"), (false, "false")])(text)
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" | "yes" | "on" => Ok(true),
+        "false" | "f" | "0" | "no" | "off" => Ok(false),
+        _ => refuse(
+            format!("{} is neither true nor false", quoted(text)),
+            "give true or false",
+        ),
+    }
 }
 
 fn one_of<T: Copy>(kind: &'static str, choices: &[(T, &str)]) -> impl Fn(&str) -> Read<T> {
@@ -135,6 +142,24 @@ pub(super) fn log_format(text: &str) -> Read<LogFormat> {
     one_of(
         "format",
         &[(LogFormat::Text, "text"), (LogFormat::Json, "json")],
+    )(text)
+}
+
+/// What is done with a report whose outcome is not known.
+pub(super) fn on_unknown(text: &str) -> Read<OnUnknown> {
+    use OnUnknown::{Auto, Hold, Resend};
+    one_of(
+        "way to treat such reports",
+        &[(Auto, "auto"), (Hold, "hold"), (Resend, "resend")],
+    )(text)
+}
+
+/// What becomes of bytes that were counted before the ledger was begun.
+pub(super) fn first_read(text: &str) -> Read<FirstRead> {
+    use FirstRead::{Adopt, Count};
+    one_of(
+        "way to treat such bytes",
+        &[(Adopt, "adopt"), (Count, "count")],
     )(text)
 }
 

@@ -97,6 +97,33 @@ async fn check_config_says_what_it_understood() -> Result<()> {
 }
 
 #[tokio::test]
+async fn check_config_says_whether_traffic_is_counted() -> Result<()> {
+    let cases = [
+        (
+            "xray-grpc",
+            "yes",
+            "traffic  counted every 10s, reported every 90s\n",
+        ),
+        ("xray-grpc", "off", "traffic  not counted\n"),
+        ("none", "yes", ""),
+    ];
+    for (mode, enabled, told) in cases {
+        let (_panel, _folder, command) = files_only(1).await?;
+        let checked = command
+            .env("APPLY_MODE", mode)
+            .env("ENABLE_TRAFFIC_REPORT", enabled)
+            .env("TRAFFIC_REPORT_INTERVAL_SECONDS", "1m30s")
+            .arg("check-config")
+            .run_to_end(LONG)
+            .await?;
+        ensure!(checked.code == Some(0), "{checked:?}");
+        ensure!(checked.stdout.contains(told), "{mode}: {checked:?}");
+        ensure!(checked.stdout.contains("traffic") == !told.is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn check_config_says_everything_that_is_wrong_at_once() -> Result<()> {
     let folder = folder()?;
     let file = folder.path().join("config.toml");
