@@ -6,6 +6,8 @@ use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -14,11 +16,15 @@ use super::error::{Reason, beginning};
 use crate::model::ids::NodeId;
 use crate::model::user_list::{Reader, UserList};
 
+/// Longest pause that is granted: a panel that asks for more is asked again sooner.
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
+
+/// The panel's own word.
 #[derive(Deserialize)]
-struct Envelope<'a> {
-    code: i64,
+pub(super) struct Envelope<'a> {
+    pub(super) code: i64,
     #[serde(borrow, default)]
-    message: Option<Cow<'a, str>>,
+    pub(super) message: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
 }
@@ -30,35 +36,56 @@ struct AllowedData<'a> {
     uuids: &'a RawValue,
 }
 
+impl Envelope<'_> {
+    /// It as a reason, for whoever did not ask for its data.
+    pub(super) fn refusal(&self, status: StatusCode, retry_after: Option<Duration>) -> Reason {
+        Reason::Refused {
+            status,
+            code: self.code,
+            message: beginning(self.message.as_deref().unwrap_or_default().as_bytes()),
+            retry_after,
+        }
+    }
+}
+
+/// The envelope that a body is, the whole of it; or what the body is instead.
+pub(super) fn envelope(body: &[u8]) -> Result<Envelope<'_>, String> {
+    if body.is_empty() {
+        return Err("with no body".to_owned());
+    }
+    // Serde would take a list of the fields' values, too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("not with the panel's JSON object".to_owned());
+    }
+    let not_json = |e: &dyn fmt::Display| format!("not with the panel's JSON ({e})");
+    // Serde does not look at the texts of keys that it passes over.
+    let text = str::from_utf8(body).map_err(|e| not_json(&e))?;
+    serde_json::from_str(text).map_err(|e| not_json(&e))
+}
+
+/// What `Retry-After` asks for: seconds, or a date of HTTP.
+pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    let asked = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        text.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let until = DateTimeParser::new().parse_timestamp(text).ok()?;
+        // A date that is past asks for no pause.
+        Duration::try_from(until.duration_since(now)).unwrap_or_default()
+    };
+    Some(asked.min(RETRY_AFTER_MAX))
+}
+
 /// The `data` of a successful envelope: HTTP 200 *and* `code` 200.
 pub(super) fn data(
     status: StatusCode,
-    retry_after_secs: Option<u64>,
+    retry_after: Option<Duration>,
     body: &[u8],
 ) -> Result<&RawValue, Reason> {
-    let retry_after = retry_after_secs.map(Duration::from_secs);
-    // Serde would take a list of the fields' values, too.
-    let is_object = body.trim_ascii_start().first() == Some(&b'{');
-    if !is_object && !body.is_empty() {
-        let why = "not with the panel's JSON object";
-        return Err(Reason::malformed(status, retry_after, why, body));
-    }
-    let envelope: Envelope<'_> = serde_json::from_slice(body).map_err(|e| {
-        let why = if body.is_empty() {
-            "with no body".to_owned()
-        } else {
-            format!("not with the panel's JSON ({e})")
-        };
-        Reason::malformed(status, retry_after, why, body)
-    })?;
+    let envelope =
+        envelope(body).map_err(|why| Reason::malformed(status, retry_after, why, body))?;
     if status != StatusCode::OK || envelope.code != 200 {
-        let message = beginning(envelope.message.unwrap_or_default().as_bytes());
-        return Err(Reason::Refused {
-            status,
-            code: envelope.code,
-            message,
-            retry_after,
-        });
+        return Err(envelope.refusal(status, retry_after));
     }
     envelope
         .data
@@ -235,9 +262,42 @@ mod tests {
     }
 
     #[test]
+    fn an_envelope_is_text_throughout() {
+        let passed_over = b"{\"code\":200,\"other\":\"\x80\"}";
+        assert!(envelope(passed_over).err().unwrap().contains("utf-8"));
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_by_a_date() {
+        let now = "2026-11-21T12:00:00Z".parse().unwrap();
+        let cases = [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("3601", Some(3600)),
+            ("99999999999999999999999", Some(3600)),
+            ("Sat, 21 Nov 2026 12:01:30 GMT", Some(90)),
+            ("Sat, 21 Nov 2026 23:00:00 GMT", Some(3600)),
+            ("Fri, 20 Nov 2026 12:00:00 GMT", Some(0)),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("2026-11-21T12:01:30Z", None),
+        ];
+        for (text, secs) in cases {
+            assert_eq!(
+                retry_after(text, now),
+                secs.map(Duration::from_secs),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn an_error_shows_the_beginning_without_uuids() {
         let body = format!("<html>{A} {}", "x".repeat(1000));
-        let error = data(StatusCode::BAD_GATEWAY, Some(7), body.as_bytes()).unwrap_err();
+        let pause = Some(Duration::from_secs(7));
+        let error = data(StatusCode::BAD_GATEWAY, pause, body.as_bytes()).unwrap_err();
         let error = error.told(&Secret::new("token"));
         let text = error.to_string();
         assert!(

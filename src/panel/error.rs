@@ -179,8 +179,9 @@ pub(super) fn beginning(body: &[u8]) -> String {
 }
 
 fn mend(code: i64, message: &str) -> &'static str {
-    match (code, message) {
+    match (code, message.trim()) {
         (403, "forbidden") => " (the token is wrong: INTERNAL_API_KEY, panel.token)",
+        (404, "uuid not found") => "",
         (404, _) => " (does the panel know this node? NODE_IDS, node.id)",
         _ => "",
     }

@@ -1,15 +1,22 @@
-//! The adapter to the panel's internal API (`panel-internal.md`): who may use a node. An answer is
-//! taken whole or not at all; whatever is wrong with one is an error, never an empty list. The
-//! token goes to the configured address only: redirects are not followed.
+//! The adapter to the panel's internal API (`panel-internal.md`): who may use a node, and reports of
+//! their traffic. A list is taken whole or not at all; whatever is wrong with one is an error, never an
+//! empty list. The token goes to the configured address only: redirects are not followed.
 
 mod answer;
 mod error;
+mod handover;
+mod report;
+#[cfg(test)]
+mod report_tests;
+
+use std::time::Duration;
 
 use http::header::{ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, ClientBuilder, Response, redirect};
 use url::Url;
 
+use crate::base::clock::Clock;
 use crate::config::Panel;
 use crate::model::ids::NodeId;
 use crate::model::user_list::UserList;
@@ -18,12 +25,13 @@ pub use error::{PanelError, Reason};
 
 /// The panel's server closes a connection that was idle for 5 s; one idle for longer than this is
 /// not used again.
-const IDLE_MAX: std::time::Duration = std::time::Duration::from_secs(4);
+const IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// A client of one panel; clones share its connections.
 #[derive(Clone, Debug)]
 pub struct PanelClient {
     http: Client,
+    reports: Client,
     config: Panel,
 }
 
@@ -44,18 +52,13 @@ pub enum Allowed {
 impl PanelClient {
     /// A client for the configured panel. Fails when the system's certificates cannot be loaded.
     pub fn new(config: Panel) -> Result<Self, String> {
-        let mut builder = Client::builder()
-            .timeout(config.timeout)
-            .redirect(redirect::Policy::none())
-            .pool_idle_timeout(IDLE_MAX)
-            .user_agent(concat!("xray-agent/", env!("CARGO_PKG_VERSION")))
-            .no_proxy();
-        if let Some(proxy) = &config.proxy {
-            let proxy = reqwest::Proxy::all(proxy.0.clone()).map_err(|e| error::chain(&e))?;
-            builder = builder.proxy(proxy);
-        }
-        let http = builder.build().map_err(|e| error::chain(&e))?;
-        Ok(Self { http, config })
+        let http = builder(&config).and_then(ClientBuilder::build);
+        let reports = builder(&config).and_then(|builder| report::client(builder, &config));
+        Ok(Self {
+            http: http.map_err(|e| error::chain(&e))?,
+            reports: reports.map_err(|e| error::chain(&e))?,
+            config,
+        })
     }
 
     /// Asks who may use `node`. With the `ETag` of the last answer the panel may say that it still
@@ -90,38 +93,15 @@ impl PanelClient {
             return Err(Reason::malformed(status, None, why, b""));
         }
         if status.is_redirection() {
-            return Err(Reason::Redirected {
-                status,
-                to: host_of(response.headers()),
-            });
+            return Err(redirected(status, response.headers()));
         }
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
         let etag = header(ETAG).map(str::to_owned);
-        let retry_after = header(RETRY_AFTER).and_then(|text| text.trim().parse().ok());
-        let body = self.body(response).await?;
+        let retry_after = retry_after(response.headers());
+        let body = body(response, self.config.body_bytes_max).await?;
         let data = answer::data(status, retry_after, &body)?;
         let list = answer::allowed(data, node, self.config.users_max)?;
         Ok(Allowed::List { list, etag })
-    }
-
-    /// The whole body, decompressed, up to the configured size.
-    async fn body(&self, mut response: Response) -> Result<Vec<u8>, Reason> {
-        let status = response.status();
-        let mut body = Vec::new();
-        while let Some(part) = response
-            .chunk()
-            .await
-            .map_err(|e| Reason::of_body(status, &e))?
-        {
-            if body.len() + part.len() > self.config.body_bytes_max {
-                return Err(Reason::TooLarge {
-                    status,
-                    bytes_max: self.config.body_bytes_max,
-                });
-            }
-            body.extend_from_slice(&part);
-        }
-        Ok(body)
     }
 
     /// Any text that fits in a header; never printed by whoever logs requests.
@@ -137,6 +117,49 @@ impl PanelClient {
         let base = url.path().trim_end_matches('/').to_owned();
         url.set_path(&format!("{base}/{path}"));
         url
+    }
+}
+
+/// What polls and reports have in common.
+fn builder(config: &Panel) -> reqwest::Result<ClientBuilder> {
+    let builder = Client::builder()
+        .timeout(config.timeout)
+        .redirect(redirect::Policy::none())
+        .pool_idle_timeout(IDLE_MAX)
+        .user_agent(concat!("xray-agent/", env!("CARGO_PKG_VERSION")))
+        .no_proxy();
+    match &config.proxy {
+        Some(proxy) => Ok(builder.proxy(reqwest::Proxy::all(proxy.0.clone())?)),
+        None => Ok(builder),
+    }
+}
+
+/// The whole body, decompressed, up to `bytes_max`.
+async fn body(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, Reason> {
+    let status = response.status();
+    let mut body = Vec::new();
+    while let Some(part) = response
+        .chunk()
+        .await
+        .map_err(|e| Reason::of_body(status, &e))?
+    {
+        if body.len() + part.len() > bytes_max {
+            return Err(Reason::TooLarge { status, bytes_max });
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(body)
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    answer::retry_after(text, Clock::system().now())
+}
+
+fn redirected(status: StatusCode, headers: &HeaderMap) -> Reason {
+    Reason::Redirected {
+        status,
+        to: host_of(headers),
     }
 }
 
