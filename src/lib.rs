@@ -10,8 +10,8 @@ pub mod model;
 pub mod control;
 pub mod hook;
 pub mod panel;
-pub mod store;
 pub mod sockets;
+pub mod store;
 pub mod xray;
 
 pub mod sync;

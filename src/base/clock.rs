@@ -50,6 +50,14 @@ impl Clock {
         }
     }
 
+    /// Time on a clock that never steps, to measure how long something takes.
+    pub fn monotonic(&self) -> Duration {
+        match self.follow {
+            None => since(ClockId::Monotonic),
+            Some((_, since)) => since.elapsed(),
+        }
+    }
+
     /// This moment on the clocks on which Xray's uptime is laid to tell one boot of Xray from the
     /// next. Steps of the wall clock do not move them.
     pub fn moment(&self) -> Moment {

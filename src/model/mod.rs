@@ -1,5 +1,6 @@
 //! Plain data that every layer speaks of, and the traits by which engines meet. No effects.
 
+pub mod around_removal;
 pub mod desired;
 pub mod email;
 pub mod ids;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::baselines::Baselines;
 use super::delta::{Against, Counted, Reading, count, has_grown};
 use super::forms::Forms;
-use super::identity::{Identity, identify, is_older_than, twins};
+use super::identity::{Birth, Identity, identify, is_older_than, twins};
 use crate::xray::boot::Boot;
 use crate::xray::counters::UserCounters;
 
@@ -19,15 +19,6 @@ pub struct Read<'a> {
     pub remote: bool,
     /// The counters.
     pub counters: &'a UserCounters,
-}
-
-/// Since when the ledger knows an Xray.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Birth {
-    /// The kernel's boot id then.
-    pub kernel: String,
-    /// The moment, in milliseconds on the clock that stands still in a suspend.
-    pub at_ms: i64,
 }
 
 /// What the ledger knows of an Xray.
@@ -84,7 +75,7 @@ pub fn account<E>(
         .map(&mut baselines)
         .collect::<Result<Vec<_>, E>>()?;
     let twins: Vec<&Baselines> = twins.iter().map(|twin| &**twin).collect();
-    let is_before_us = || is_older_than(read.boot, &books.birth.kernel, books.birth.at_ms);
+    let is_before_us = || is_older_than(read.boot, books.birth);
     let reading = if place.is_none() && books.adopts && is_before_us() {
         Reading::Adopt
     } else {

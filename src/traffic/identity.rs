@@ -3,6 +3,20 @@
 
 use crate::xray::boot::Boot;
 
+/// Uptime is cut to whole seconds: a start may have been up to one earlier than it seems.
+const UPTIME_GRAIN_MS: i64 = 1_000;
+/// By so much the start of one boot may seem to move, and more.
+const START_GRAIN_MS: i64 = 5_000;
+
+/// Since when the ledger knows an Xray.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The kernel's boot id then.
+    pub kernel: String,
+    /// The moment, in milliseconds on the clock that stands still in a suspend.
+    pub at_ms: i64,
+}
+
 /// What the known boots say of the one that is seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
@@ -52,14 +66,29 @@ pub fn twins(known: &[Boot], seen: &Boot, except: Option<usize>) -> Vec<usize> {
         .collect()
 }
 
-/// Whether `seen` may have counted before `born`: the moment, on the clock that stands still in a
-/// suspend, since when this ledger knows that Xray. In doubt, yes: then its bytes are not billed.
-pub fn is_older_than(seen: &Boot, born_kernel: &str, born_ms: i64) -> bool {
-    if seen.kernel_boot_id != born_kernel {
+/// Whether `seen` may have counted before the ledger knew that Xray. In doubt, yes: then its bytes
+/// are not billed.
+pub fn is_older_than(seen: &Boot, birth: &Birth) -> bool {
+    if seen.kernel_boot_id != birth.kernel {
         return seen.started_ms <= 0;
     }
-    // Uptime is cut to whole seconds: the start may have been up to one earlier.
-    seen.started_ms - 1_000 < born_ms
+    seen.started_ms - UPTIME_GRAIN_MS < birth.at_ms
+}
+
+/// Since when an Xray is known after one of its boots was forgotten: if that one answers once more,
+/// it is adopted like any other that is older than the ledger's memory. `seen` is the boot of now.
+pub fn born_after(birth: &Birth, forgotten: &Boot, seen: &Boot) -> Birth {
+    let at_ms = forgotten.started_ms.saturating_add(START_GRAIN_MS);
+    // One of an earlier boot of our host is on another host, and older than this one by its start.
+    let is_of_now = forgotten.kernel_boot_id == seen.kernel_boot_id;
+    let is_known = forgotten.kernel_boot_id == birth.kernel && at_ms <= birth.at_ms;
+    if is_known || !is_of_now {
+        return birth.clone();
+    }
+    Birth {
+        kernel: forgotten.kernel_boot_id.clone(),
+        at_ms,
+    }
 }
 
 #[cfg(test)]
@@ -166,8 +195,12 @@ mod tests {
                 "perhaps: older than that boot",
             ),
         ];
+        let birth = Birth {
+            kernel: "k".into(),
+            at_ms: 10_000,
+        };
         for (seen, older, what) in table {
-            assert_eq!(is_older_than(&seen, "k", 10_000), older, "{what}");
+            assert_eq!(is_older_than(&seen, &birth), older, "{what}");
         }
     }
 }

@@ -7,3 +7,4 @@ pub mod baselines;
 pub mod delta;
 pub mod forms;
 pub mod identity;
+pub mod ledger;

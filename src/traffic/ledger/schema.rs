@@ -1,0 +1,111 @@
+//! The ledger's tables. A migration that was released is never changed: a new one follows it.
+//!
+//! Bytes of a user move in one direction only: `baseline` → `open` → `report` → `settled`. Each row
+//! that decides what somebody is billed carries a checksum of its content (`crc`): a bit that flipped
+//! on the disk is found before it is billed.
+
+/// All migrations, in order.
+pub(in crate::traffic) const MIGRATIONS: &[&str] = &[FIRST];
+
+const FIRST: &str = "
+-- Since when an Xray is known: counters of a boot that is older are adopted, not billed.
+CREATE TABLE xray (
+    name TEXT PRIMARY KEY,
+    kernel TEXT NOT NULL,
+    born_ms INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- A run of an Xray; `seen` counts up over all of them. Times in milliseconds.
+CREATE TABLE boot (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    xray TEXT NOT NULL,
+    kernel TEXT NOT NULL,
+    started_ms INTEGER NOT NULL,
+    started_awake_ms INTEGER,
+    uptime_s INTEGER NOT NULL,
+    total_alloc INTEGER NOT NULL,
+    mallocs INTEGER NOT NULL,
+    seen INTEGER NOT NULL,
+    adopted_up INTEGER NOT NULL,
+    adopted_down INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+) STRICT;
+
+-- Counters as last counted, by their e-mail in exact case.
+CREATE TABLE baseline (
+    boot INTEGER NOT NULL REFERENCES boot (id) ON DELETE CASCADE,
+    email TEXT NOT NULL,
+    node INTEGER NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (boot, email)
+) STRICT, WITHOUT ROWID;
+
+-- A sink, and whether it has shown that it drops repeats.
+CREATE TABLE sink (
+    name TEXT PRIMARY KEY,
+    address TEXT NOT NULL,
+    dedupes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Bytes that were counted and are in no report yet.
+CREATE TABLE open (
+    sink TEXT NOT NULL,
+    user BLOB NOT NULL,
+    node INTEGER NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (sink, user, node)
+) STRICT, WITHOUT ROWID;
+
+-- Reports that are not settled. `since` and `until` bound the time in which the bytes were counted,
+-- `changed` is when the state last did, `doubted` when an attempt first came to nothing that is known
+-- (0: never): Unix milliseconds.
+CREATE TABLE report (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id BLOB NOT NULL UNIQUE,
+    sink TEXT NOT NULL,
+    node INTEGER NOT NULL,
+    user BLOB NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'rejected', 'unknown')),
+    attempts INTEGER NOT NULL,
+    doubted INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    words TEXT NOT NULL,
+    crc INTEGER NOT NULL
+) STRICT;
+CREATE INDEX report_by_state ON report (sink, state, seq);
+CREATE INDEX report_by_user ON report (sink, user, state);
+
+-- What a sink has taken, by day (days since 1970 in UTC).
+CREATE TABLE settled (
+    day INTEGER NOT NULL,
+    sink TEXT NOT NULL,
+    node INTEGER NOT NULL,
+    user BLOB NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    reports INTEGER NOT NULL,
+    PRIMARY KEY (day, sink, node, user)
+) STRICT, WITHOUT ROWID;
+
+-- Sums since the ledger began: what was counted for a sink, and what it has taken.
+CREATE TABLE total (
+    sink TEXT NOT NULL,
+    node INTEGER NOT NULL,
+    counted_up INTEGER NOT NULL DEFAULT 0,
+    counted_down INTEGER NOT NULL DEFAULT 0,
+    settled_up INTEGER NOT NULL DEFAULT 0,
+    settled_down INTEGER NOT NULL DEFAULT 0,
+    settled_reports INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (sink, node)
+) STRICT, WITHOUT ROWID;
+";

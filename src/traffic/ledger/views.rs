@@ -1,0 +1,340 @@
+//! What people and panels see of the ledger: sums by node, reports by state, everything since a day.
+//! Only reads; also for a process beside the one that writes.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, Row};
+use serde::{Deserialize, Serialize};
+
+use super::rows::{self, Done, OpenRow, ReportRow, State, bytes_of, node_of, stored_node};
+use crate::model::ids::{NodeId, UserId};
+use crate::model::report::ReportId;
+use crate::store::WorkError;
+use crate::traffic::baselines::Bytes;
+
+/// One day in milliseconds.
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+
+/// Bytes in so many reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amount {
+    /// How many reports; of what is open, how many users.
+    pub reports: u64,
+    /// Their bytes.
+    #[serde(flatten)]
+    pub bytes: Bytes,
+}
+
+/// One node's bytes for one sink since the ledger began. What was counted is what is open, in reports
+/// and settled, to the byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTotals {
+    /// The panel's node.
+    pub node: u64,
+    /// Which sink.
+    pub sink: String,
+    /// Bytes that were counted for it.
+    pub counted: Bytes,
+    /// Taken by the sink.
+    pub settled: Amount,
+    /// In no report yet.
+    pub open: Amount,
+    /// To be sent.
+    pub pending: Amount,
+    /// Under way.
+    pub sending: Amount,
+    /// Refused for good.
+    pub rejected: Amount,
+    /// Taken or not, nobody knows.
+    pub unknown: Amount,
+    /// When the oldest bytes were counted that the sink has neither taken nor refused.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Bytes of an Xray that were there before the ledger and are billed to nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The Xray's name.
+    pub xray: String,
+    /// How many, of its boots that are known.
+    #[serde(flatten)]
+    pub bytes: Bytes,
+}
+
+/// The whole ledger in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// By node and sink.
+    pub nodes: Vec<NodeTotals>,
+    /// What was adopted.
+    pub adopted: Vec<Adopted>,
+}
+
+/// A report as it is shown. Its user is whole: this is for the host's administrator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownReport {
+    /// Its number.
+    pub id: ReportId,
+    /// Which sink it is for.
+    pub sink: String,
+    /// The panel's node.
+    pub node: u64,
+    /// Whose bytes.
+    pub uuid: UserId,
+    /// How many.
+    #[serde(flatten)]
+    pub bytes: Bytes,
+    /// When the first of them were counted.
+    pub since: Timestamp,
+    /// When the last of them were.
+    pub until: Timestamp,
+    /// How it stands.
+    pub state: State,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// When its state last changed.
+    pub changed: Timestamp,
+    /// Why it stands so.
+    pub words: String,
+}
+
+/// One line of an export: bytes of one user at one node for one sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportLine {
+    /// `settled` (summed by day), `open`, or a report's state.
+    pub state: String,
+    /// When the first of them were counted; of settled ones, when the day began on which they were
+    /// taken.
+    pub since: Timestamp,
+    /// When the last of them were counted, where that is known.
+    pub until: Option<Timestamp>,
+    /// Which sink.
+    pub sink: String,
+    /// The panel's node.
+    pub node: u64,
+    /// Whose bytes.
+    pub uuid: UserId,
+    /// How many.
+    #[serde(flatten)]
+    pub bytes: Bytes,
+    /// In how many reports.
+    pub reports: u64,
+    /// The report's number, where it is one.
+    pub id: Option<ReportId>,
+    /// Why it stands so.
+    pub words: String,
+}
+
+/// A moment of the ledger; nonsense is shown as the beginning of time.
+fn time(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn count(row: &Row<'_>, column: &str) -> Done<u64> {
+    let count: i64 = row.get(column)?;
+    Ok(u64::try_from(count).unwrap_or_default())
+}
+
+/// Sums by node and sink, and what was adopted.
+pub fn summary(connection: &Connection) -> Result<Summary, WorkError> {
+    let mut nodes = rows::all(
+        connection,
+        "SELECT * FROM total ORDER BY sink, node",
+        &[],
+        |row| {
+            Ok(NodeTotals {
+                node: node_of(row.get("node")?).0,
+                sink: row.get("sink")?,
+                counted: bytes_of(row, "counted_up", "counted_down")?,
+                settled: Amount {
+                    reports: count(row, "settled_reports")?,
+                    bytes: bytes_of(row, "settled_up", "settled_down")?,
+                },
+                ..NodeTotals::default()
+            })
+        },
+    )?;
+    for totals in &mut nodes {
+        add_unsettled(connection, totals)?;
+    }
+    let adopted = rows::all(
+        connection,
+        "SELECT xray, sum(adopted_up) AS up, sum(adopted_down) AS down FROM boot GROUP BY xray",
+        &[],
+        |row| {
+            Ok(Adopted {
+                xray: row.get("xray")?,
+                bytes: bytes_of(row, "up", "down")?,
+            })
+        },
+    )?;
+    Ok(Summary { nodes, adopted })
+}
+
+fn add_unsettled(connection: &Connection, totals: &mut NodeTotals) -> Done<()> {
+    let node = stored_node(NodeId(totals.node));
+    let mut oldest = None;
+    let mut amount = |row: &Row<'_>, ages: bool| {
+        if ages {
+            let since: Option<i64> = row.get("since")?;
+            oldest = oldest.into_iter().chain(since).min();
+        }
+        Ok(Amount {
+            reports: count(row, "reports")?,
+            bytes: bytes_of(row, "up", "down")?,
+        })
+    };
+    let open = rows::one(
+        connection,
+        "SELECT count(*) AS reports, coalesce(sum(up), 0) AS up, coalesce(sum(down), 0) AS down,
+             min(since) AS since FROM open WHERE sink = ?1 AND node = ?2",
+        &[&totals.sink, &node],
+        |row| amount(row, true),
+    )?;
+    totals.open = open.unwrap_or_default();
+    let by_state = rows::all(
+        connection,
+        "SELECT state, count(*) AS reports, sum(up) AS up, sum(down) AS down, min(since) AS since
+         FROM report WHERE sink = ?1 AND node = ?2 GROUP BY state",
+        &[&totals.sink, &node],
+        |row| {
+            let state: String = row.get("state")?;
+            let ages = state != State::Rejected.name();
+            Ok((state, amount(row, ages)?))
+        },
+    )?;
+    for (state, amount) in by_state {
+        match state.as_str() {
+            "pending" => totals.pending = amount,
+            "sending" => totals.sending = amount,
+            "rejected" => totals.rejected = amount,
+            _ => totals.unknown = amount,
+        }
+    }
+    totals.oldest = oldest.map(time);
+    Ok(())
+}
+
+/// Every report in `state`, the oldest first, given one at a time.
+pub fn each_report(
+    connection: &Connection,
+    state: State,
+    mut take: impl FnMut(ShownReport) -> bool,
+) -> Result<(), WorkError> {
+    let sql = "SELECT * FROM report WHERE state = ?1 ORDER BY seq";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([state.name()])?;
+    while let Some(row) = rows.next()? {
+        if !take(shown(ReportRow::read(row)?)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn shown(row: ReportRow) -> ShownReport {
+    ShownReport {
+        id: row.id,
+        sink: row.sink,
+        node: row.node.0,
+        uuid: row.user,
+        bytes: row.bytes,
+        since: time(row.since),
+        until: time(row.until),
+        state: row.state,
+        attempts: row.attempts,
+        changed: time(row.changed),
+        words: row.words,
+    }
+}
+
+/// Everything since `since`, given one line at a time: what was taken, by day; what was not, whole.
+pub fn export(
+    connection: &Connection,
+    since: Timestamp,
+    mut take: impl FnMut(ExportLine) -> bool,
+) -> Result<(), WorkError> {
+    let since_ms = since.as_millisecond();
+    let went_on = export_settled(connection, since_ms, &mut take)?
+        && export_reports(connection, since_ms, &mut take)?;
+    if went_on {
+        export_open(connection, &mut take)?;
+    }
+    Ok(())
+}
+
+type Take<'a> = &'a mut dyn FnMut(ExportLine) -> bool;
+
+fn export_settled(connection: &Connection, since_ms: i64, take: Take<'_>) -> Done<bool> {
+    let sql = "SELECT * FROM settled WHERE day >= ?1 ORDER BY day, sink, node, user";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([since_ms.div_euclid(DAY_MS)])?;
+    while let Some(row) = rows.next()? {
+        let day: i64 = row.get("day")?;
+        let line = ExportLine {
+            state: "settled".to_owned(),
+            since: time(day.saturating_mul(DAY_MS)),
+            until: None,
+            sink: row.get("sink")?,
+            node: node_of(row.get("node")?).0,
+            uuid: rows::user_of(row.get("user")?),
+            bytes: bytes_of(row, "up", "down")?,
+            reports: count(row, "reports")?,
+            id: None,
+            words: String::new(),
+        };
+        if !take(line) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn export_reports(connection: &Connection, since_ms: i64, take: Take<'_>) -> Done<bool> {
+    let sql = "SELECT * FROM report WHERE until >= ?1 ORDER BY seq";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([since_ms])?;
+    while let Some(row) = rows.next()? {
+        let report = shown(ReportRow::read(row)?);
+        let line = ExportLine {
+            state: report.state.name().to_owned(),
+            since: report.since,
+            until: Some(report.until),
+            sink: report.sink,
+            node: report.node,
+            uuid: report.uuid,
+            bytes: report.bytes,
+            reports: 1,
+            id: Some(report.id),
+            words: report.words,
+        };
+        if !take(line) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn export_open(connection: &Connection, take: Take<'_>) -> Done<()> {
+    let mut statement = connection.prepare_cached("SELECT * FROM open ORDER BY since")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let sink: String = row.get("sink")?;
+        let open = OpenRow::read(row, &sink)?;
+        let line = ExportLine {
+            state: "open".to_owned(),
+            since: time(open.since),
+            until: None,
+            sink,
+            node: open.node.0,
+            uuid: open.user,
+            bytes: open.bytes,
+            reports: 0,
+            id: None,
+            words: String::new(),
+        };
+        if !take(line) {
+            break;
+        }
+    }
+    Ok(())
+}
