@@ -1,5 +1,5 @@
-//! The scripted panel's reports of traffic, asked by a plain HTTP client, and transfers of an exact
-//! size, seen by Xray's own counters: what the tests of traffic stand on.
+//! The scripted panel's reports of traffic, asked by a plain HTTP client: what the tests of traffic
+//! stand on.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,11 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::lab::{
-    Answer, Client, Fault, Origin, Panel, ServerConfig, Transfer, Xray, eventually, stats, uuid,
-};
+use crate::lab::{Answer, Fault, Panel, eventually, uuid};
 use crate::support::{LONG, TOKEN};
 
 /// An answer on loopback takes a millisecond; after this time none is expected any more.
-const SILENCE: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// A panel and who reports to it.
 struct Desk {
@@ -46,6 +44,8 @@ impl Desk {
         let panel = Panel::start(TOKEN).await?;
         let client = reqwest::Client::builder()
             .no_proxy()
+            // A connection for each request: their number is certain, and none is stale.
+            .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         Ok(Self { panel, client })
@@ -78,20 +78,11 @@ async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<Answered> {
 #[tokio::test]
 async fn a_report_is_checked_as_the_real_panel_checks_it() -> Result<()> {
     let desk = Desk::start().await?;
-    let forbidden = desk
-        .request(json!({"uuid": "a", "node_id": 1, "upload": 1, "download": 1}).to_string())
-        .header("x-internal-token", "another");
-    // reqwest appends: the first of the two is the one that counts, so the token is set anew.
-    let mut forbidden = forbidden.build()?;
-    forbidden
-        .headers_mut()
-        .insert("x-internal-token", "another".parse()?);
-    let answer = desk.client.execute(forbidden).await?;
-    assert_eq!(answer.status(), 403);
-    assert_eq!(
-        answer.text().await?,
-        json!({"code": 403, "message": "forbidden"}).to_string()
-    );
+    desk.panel.set_token("another");
+    let answer = send(desk.report("a", 1, 1, "key")).await?;
+    let forbidden = json!({"code": 403, "message": "forbidden"});
+    assert_eq!((answer.status, answer.body), (403, forbidden.to_string()));
+    desk.panel.set_token(TOKEN);
 
     let wrong = [
         (500, "not JSON".to_owned()),
@@ -162,8 +153,9 @@ async fn an_accepted_report_is_in_the_ledger_and_its_headers_can_be_read() -> Re
         .collect();
     assert_eq!(log, [(1, 5, 0, Some("key-1")), (2, 7, 11, Some("key-2"))]);
     assert_eq!((panel.report_requests(), panel.repeats()), (3, 0));
-    // One client, one request at a time: one connection, kept alive.
-    assert_eq!(panel.connections(), 1);
+    let keys = ["key-1", "key-2", "key-3"].map(|key| Some(key.to_owned()));
+    assert_eq!(panel.report_keys(), keys);
+    assert_eq!(panel.connections(), 3);
     assert_eq!(panel.max_concurrent_reports(), 1);
 
     let headers = panel.report_headers();
@@ -223,6 +215,35 @@ enum Seen {
     Silence,
 }
 
+/// Also checks that an answer echoes the key where it should.
+async fn outcome(request: reqwest::RequestBuilder, echoes: bool) -> Seen {
+    match send(request.timeout(LONG)).await {
+        Ok(answer) => {
+            assert_eq!(answer.echo().is_some(), echoes, "{answer:?}");
+            Seen::Status(answer.status)
+        }
+        Err(error) if error.is_timeout() => Seen::Silence,
+        Err(_) => Seen::Broken,
+    }
+}
+
+/// Sends it, waits until the panel has it and has accepted that many, and then for an answer.
+async fn stays_silent(
+    panel: &Panel,
+    request: reqwest::RequestBuilder,
+    accepted: usize,
+) -> Result<Seen> {
+    let mut client = JoinSet::new();
+    client.spawn(outcome(request, false));
+    panel.await_report_requests(1).await?;
+    panel.await_reports(accepted).await?;
+    assert_eq!(panel.concurrent_reports(), 1);
+    match tokio::time::timeout(SILENCE, client.join_next()).await {
+        Ok(ended) => Ok(ended.context("invariant: one was started")??),
+        Err(_) => Ok(Seen::Silence),
+    }
+}
+
 #[tokio::test]
 async fn every_fault_looks_and_counts_as_it_says() -> Result<()> {
     let half = Answer::success().truncated(10);
@@ -266,13 +287,11 @@ async fn every_fault_looks_and_counts_as_it_says() -> Result<()> {
             let (panel, user) = (&desk.panel, uuid());
             panel.set_dedupes(dedupes);
             panel.set_report_fault(Some(fault.clone()));
-            let seen = match send(desk.report(&user, 3, 5, "key").timeout(SILENCE)).await {
-                Ok(answer) => {
-                    assert_eq!(answer.echo().is_some(), dedupes, "{fault:?}");
-                    Seen::Status(answer.status)
-                }
-                Err(error) if error.is_timeout() => Seen::Silence,
-                Err(_) => Seen::Broken,
+            let request = desk.report(&user, 3, 5, "key");
+            let seen = if *expected == Seen::Silence {
+                stays_silent(panel, request, usize::from(*counts)).await?
+            } else {
+                outcome(request, dedupes).await
             };
             assert_eq!(seen, *expected, "{fault:?}");
             let once = if *counts { (3, 5) } else { (0, 0) };
@@ -343,93 +362,10 @@ async fn a_delay_holds_the_answer_back_after_the_bytes_were_counted() -> Result<
     assert!(began.elapsed() >= delay);
 
     panel.set_report_delay(LONG);
-    let late = send(desk.report("a", 1, 0, "2").timeout(SILENCE)).await;
-    assert!(late.is_err_and(|error| error.is_timeout()));
+    let mut client = JoinSet::new();
+    client.spawn(send(desk.report("a", 1, 0, "2")));
+    panel.await_reports(2).await?;
+    assert_eq!(panel.concurrent_reports(), 1);
     assert_eq!(panel.billed(1, "a"), (2, 0));
-    Ok(())
-}
-
-#[tokio::test]
-async fn an_upload_is_answered_with_its_size() -> Result<()> {
-    let origin = Origin::start().await?;
-    let url = format!("http://{}/upload", origin.addr());
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer = client.post(url).body(vec![7; 300_000]).send().await?;
-    assert_eq!(answer.text().await?, "300000");
-    Ok(())
-}
-
-/// A server with that many VLESS users, by the e-mails `user-0`, `user-1`, …, and their client.
-async fn users(config: ServerConfig, count: usize) -> Result<(Xray, Client)> {
-    let mut config = config.vless("in-vless");
-    let mut routes = Vec::new();
-    for n in 0..count {
-        let user = uuid();
-        let entry = json!({"id": user, "email": format!("user-{n}")});
-        config = config.with_client("in-vless", entry);
-        routes.push(config.route("in-vless", &user));
-    }
-    let client = Client::start_many(&routes);
-    Ok((Xray::start(&config).await?, client.await?))
-}
-
-#[tokio::test]
-async fn xray_counts_a_transfer_to_the_byte() -> Result<()> {
-    let origin = Origin::start().await?;
-    let (xray, client) = users(ServerConfig::new(), 4).await?;
-    let api = xray.api_addr();
-    client.transfer(0, &origin, 0, 3_000_000).await?;
-    client.transfer(1, &origin, 1_234_567, 0).await?;
-    let both = Transfer::at_once(100_000, 400_001).paced(50_000, Duration::from_millis(10));
-    client.transfer_at(2, &origin, both).await?;
-
-    let expected = [
-        ("user-0".to_owned(), (16, 3_000_000)),
-        ("user-1".to_owned(), (16 + 1_234_567, 0)),
-        ("user-2".to_owned(), (16 + 100_000, 400_001)),
-    ];
-    // Who never connected, the fourth, has no counter.
-    let counted = stats::user_counters(&api).await?;
-    assert_eq!(counted, expected.into());
-
-    assert_eq!(stats::reset_user_counters(&api).await?, counted);
-    let after = stats::user_counters(&api).await?;
-    assert!(after.values().all(|bytes| *bytes == (0, 0)), "{after:?}");
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_paced_transfer_flows_both_ways_until_xray_is_killed_and_then_fails() -> Result<()> {
-    let origin = Origin::start().await?;
-    let (mut xray, client) = users(ServerConfig::new(), 1).await?;
-    let api = xray.api_addr();
-    // Would take an hour.
-    let slow = Transfer::at_once(360_000, 3_600_000).paced(1000, Duration::from_secs(1));
-    let (moved, killed) = tokio::join!(client.transfer_at(0, &origin, slow), async {
-        eventually("bytes flow both ways", LONG, async || {
-            let counted = stats::user_counters(&api).await.ok()?;
-            let (up, down) = *counted.get("user-0")?;
-            (up > 16 && down > 0).then_some(())
-        })
-        .await?;
-        xray.kill().await
-    });
-    killed?;
-    assert!(moved.is_err());
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_server_without_statistics_or_policy_serves_but_counts_nobody() -> Result<()> {
-    let origin = Origin::start().await?;
-    for config in [
-        ServerConfig::new().without_stats(),
-        ServerConfig::new().without_policy(),
-    ] {
-        let (xray, client) = users(config, 1).await?;
-        client.transfer(0, &origin, 10, 10).await?;
-        let counted = stats::user_counters(&xray.api_addr()).await?;
-        assert!(counted.is_empty(), "{counted:?}");
-    }
     Ok(())
 }

@@ -18,6 +18,7 @@ mod hooks;
 mod hostile;
 mod hostile_answers;
 mod lab_reports;
+mod lab_transfers;
 mod life;
 mod old_core;
 mod program;

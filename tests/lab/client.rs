@@ -133,6 +133,9 @@ fn config(routes: &[Route], ports: &[u16]) -> Value {
                 "outboundTag": format!("out-{which}")})
         })
         .collect();
+    // A user who has ended one direction is done with both: else the end takes a second to come.
+    let ends_at_once = json!({"downlinkOnly": 0});
     json!({"log": {"loglevel": "warning"}, "inbounds": inbounds, "outbounds": outbounds,
+        "policy": {"levels": {"0": ends_at_once}},
         "routing": {"rules": rules}})
 }

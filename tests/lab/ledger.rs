@@ -117,7 +117,7 @@ fn add(sum: &mut (u64, u64), claim: &Claim) {
     sum.1 += claim.download;
 }
 
-fn key_of(headers: &HeaderMap) -> Option<String> {
+pub fn key_of(headers: &HeaderMap) -> Option<String> {
     header(headers, KEY_HEADER).map(str::to_owned)
 }
 

@@ -1,5 +1,5 @@
-//! What users reach through the proxy: an HTTP origin, an echo port and a port
-//! for transfers of an exact size, on 127.0.0.1.
+//! What users reach through the proxy: an HTTP origin, an echo port and a port for
+//! transfers of an exact size, on 127.0.0.1.
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -81,19 +81,22 @@ where
 }
 
 async fn serve_http(stream: TcpStream) {
-    let answer = service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
+    let answer = service_fn(answer);
     // The other side may go away at any moment: no fault of the origin.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), answer)
         .await;
 }
 
-async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let path = head.uri.path();
-    if path == "/upload" && head.method == Method::POST {
-        return uploaded(body).await;
+    if head.uri.path() == "/upload" && head.method == Method::POST {
+        return Ok(uploaded(body).await);
     }
+    Ok(download(head.uri.path()))
+}
+
+fn download(path: &str) -> Response<Full<Bytes>> {
     let length = path
         .strip_prefix("/bytes/")
         .and_then(|length| length.parse().ok());

@@ -4,6 +4,7 @@
 //!
 //! Lists are rendered once, when they are set, so that a bench with 100 000 users does not
 //! measure the panel. `PUT` and `DELETE /demo/users/UUID` change the lists by hand, unguarded.
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,12 +12,12 @@ use std::time::Duration;
 use anyhow::Result;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::answer::Answer;
+use super::answer::{Answer, Sending};
 use super::contract::State;
 use super::origin::accept;
 use super::ports::free_port;
@@ -143,15 +144,20 @@ pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
-    let answer = service_fn(async |request: Request<Incoming>| {
-        if reports::is_report(&request) {
-            return reports::serve(request, &state).await;
-        }
-        let answer = lock(&state).answer(&request);
-        answer.send().await
-    });
+    let answer = service_fn(|request| answer(request, Arc::clone(&state)));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(IDLE);
     // Ends with an error whenever the script says to close.
     let _ = http.serve_connection(TokioIo::new(stream), answer).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    state: Arc<Mutex<State>>,
+) -> io::Result<Response<Sending>> {
+    if reports::is_report(&request) {
+        return reports::serve(request, &state).await;
+    }
+    let answer = lock(&state).answer(&request);
+    answer.send().await
 }

@@ -17,7 +17,7 @@ use hyper::{HeaderMap, Method, Request, Response};
 
 use super::answer::{Answer, Sending};
 use super::contract::{REMEMBERED, State};
-use super::ledger::{Ledger, Report};
+use super::ledger::{Ledger, Report, key_of};
 use super::panel::{Panel, REQUEST_BOUND, lock};
 use super::wait::eventually;
 
@@ -50,6 +50,7 @@ pub struct Reports {
     pub ledger: Ledger,
     requests: u64,
     headers: VecDeque<HeaderMap>,
+    keys: Vec<Option<String>>,
     script: Option<Script>,
     delay: Duration,
     concurrent: usize,
@@ -60,6 +61,7 @@ impl Reports {
     /// Notes a request whose head has come; its number, and what is to go wrong with it.
     fn arrive(&mut self, headers: &HeaderMap) -> (u64, Option<Fault>) {
         self.requests += 1;
+        self.keys.push(key_of(headers));
         self.headers.push_back(headers.clone());
         if self.headers.len() > REMEMBERED {
             self.headers.pop_front();
@@ -118,6 +120,11 @@ impl Panel {
     /// The headers of the last requests to report traffic, oldest first.
     pub fn report_headers(&self) -> Vec<HeaderMap> {
         self.state().reports.headers.iter().cloned().collect()
+    }
+
+    /// The `Idempotency-Key` of every request to report traffic, whatever came of it, in order.
+    pub fn report_keys(&self) -> Vec<Option<String>> {
+        self.state().reports.keys.clone()
     }
 
     /// Requests to report traffic that have come and are not answered yet.

@@ -5,6 +5,7 @@
 //! other. The origin always has sent the same share of its bytes as it has received: whoever
 //! paces the one direction paces both.
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,8 +20,8 @@ use super::socks;
 pub const HEAD_BYTES: u64 = 16;
 /// Bytes that move in one go where no pace is asked for; a multiple of the pattern's length.
 const CHUNK_BYTES: u64 = 251 * 256;
-/// On top of the pauses; 100 MB on a busy machine take a few seconds.
-const BOUND: Duration = Duration::from_mins(2);
+/// On top of the pauses, against hanging; 100 MB take a few seconds on a busy machine.
+const BOUND: Duration = Duration::from_mins(1);
 
 /// How many bytes, and how fast.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +57,8 @@ impl Transfer {
         self.up.max(self.down).div_ceil(self.chunk)
     }
 
-    /// Does it through a SOCKS port, and waits for the end of the stream.
+    /// Does it through a SOCKS port, and waits for the end of the stream: milliseconds, but some
+    /// seconds where nothing comes down.
     ///
     /// # Errors
     /// When the connection breaks or stalls, or when other bytes come than were to.
@@ -72,9 +74,11 @@ impl Transfer {
             let (mut from, mut to) = stream.split();
             // Both at once: each side's buffers are smaller than a large transfer.
             tokio::try_join!(self.send(&mut to), self.receive(&mut from))?;
-            // Only now: Xray cuts a connection that is half closed after a few idle seconds, and
-            // passes the origin's end on at once only where this side has ended, too.
-            to.shutdown().await.context("ending the stream")?;
+            // The client's Xray cuts a half-closed connection at once, and what it still held is
+            // lost; the last byte down is the proof that none is on its way up any more.
+            if self.down > 0 {
+                to.shutdown().await.context("ending the stream")?;
+            }
             let more = from.read(&mut [0]).await.context("the stream's end")?;
             ensure!(more == 0, "more bytes came than were to");
             anyhow::Ok(())
@@ -105,7 +109,7 @@ impl Transfer {
             ensure!(read > 0, "only {received} of {} bytes came", self.down);
             let expected = pattern(received, received + read as u64);
             ensure!(
-                buffer[..read] == expected,
+                buffer[..read] == *expected,
                 "other bytes came than were sent"
             );
             received += read as u64;
@@ -160,15 +164,17 @@ async fn write_pattern(
 ) -> Result<()> {
     while from < until {
         let next = until.min(from + CHUNK_BYTES);
-        to.write_all(&pattern(from, next)).await?;
+        to.write_all(pattern(from, next)).await?;
         from = next;
     }
     Ok(())
 }
 
-/// The bytes of [`Origin::bytes`] from one place to another.
-fn pattern(from: u64, until: u64) -> Vec<u8> {
+/// The bytes of [`Origin::bytes`] from one place to another, a chunk at most.
+fn pattern(from: u64, until: u64) -> &'static [u8] {
+    /// A chunk from any place of the pattern is a slice of it.
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| Origin::bytes(251 * 257));
     let skipped = usize::try_from(from % 251).expect("invariant: below 251");
-    let length = usize::try_from(until - from).expect("invariant: a chunk");
-    Origin::bytes(skipped + length).split_off(skipped)
+    let length = usize::try_from(until - from).expect("invariant: a chunk at most");
+    &BYTES[skipped..skipped + length]
 }
