@@ -58,6 +58,52 @@ async fn xray_counts_a_transfer_to_the_byte() -> Result<()> {
 }
 
 #[tokio::test]
+async fn every_protocol_over_tcp_counts_a_large_transfer_to_the_byte() -> Result<()> {
+    let origin = Origin::start().await?;
+    let mut config = ServerConfig::new()
+        .vless("in-vless")
+        .vless_tls("in-tls")
+        .vless_ws("in-ws")
+        .vmess("in-vmess")
+        .trojan("in-trojan")
+        .shadowsocks("in-ss");
+    let tags = [
+        "in-vless",
+        "in-tls",
+        "in-ws",
+        "in-vmess",
+        "in-trojan",
+        "in-ss",
+    ];
+    let mut routes = Vec::new();
+    for tag in tags {
+        let user = uuid();
+        // Each protocol takes what it knows of this.
+        let mut entry =
+            json!({"id": user, "password": user, "email": tag, "method": "aes-256-gcm"});
+        if tag == "in-tls" {
+            entry["flow"] = "xtls-rprx-vision".into();
+        }
+        config = config.with_client(tag, entry);
+        routes.push(config.route(tag, &user));
+    }
+    let xray = Xray::start(&config).await?;
+    let client = Client::start_many(&routes).await?;
+    for (which, tag) in tags.into_iter().enumerate() {
+        client
+            .transfer(which, &origin, 2_000_003, 9_000_001)
+            .await?;
+        let counted = stats::user_counters(&xray.api_addr()).await?;
+        assert_eq!(
+            counted.get(tag),
+            Some(&(16 + 2_000_003, 9_000_001)),
+            "{tag}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_paced_transfer_flows_both_ways_until_xray_is_killed_and_then_fails() -> Result<()> {
     let origin = Origin::start().await?;
     let (mut xray, client) = start(ServerConfig::new(), 1).await?;
