@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use super::transfer;
 
-/// Serves until dropped; `GET /` is [`Origin::HELLO`], `GET /bytes/N` is [`Origin::bytes`] of N, and
-/// `POST /upload` is answered with how many bytes the body had.
+/// Serves until dropped; `GET /` is [`Origin::HELLO`], `GET /bytes/N` is [`Origin::bytes`] of N,
+/// and `POST /upload` is answered with how many bytes the body had.
 pub struct Origin {
     addr: SocketAddr,
     echo_addr: SocketAddr,
