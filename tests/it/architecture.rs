@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 21] = [
+const PURE: [&str; 22] = [
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
@@ -56,6 +56,7 @@ const PURE: [&str; 21] = [
     "hook/environment.rs",
     "base/duration.rs",
     "base/redact.rs",
+    "traffic/classify.rs",
 ];
 
 /// What a pure file does not mention.
