@@ -35,6 +35,19 @@ pub struct Report {
     pub down: u64,
 }
 
+/// What a person decides of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decision {
+    /// An unknown one arrived: settled.
+    Delivered,
+    /// An unknown one did not: it is sent again, under its number.
+    NotDelivered,
+    /// A rejected one is sent again, under a new number: a panel that drops repeats may remember
+    /// its refusal by the old one.
+    Retry,
+}
+
 /// What became of sending a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

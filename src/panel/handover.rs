@@ -5,8 +5,8 @@
 //!
 //! Why a connection that never asked has written nothing: hyper puts the head of an HTTP/1.1 request
 //! into its buffer and asks for the body in the same turn, before it flushes. A request that it
-//! sends once more by itself, when a pooled connection turns out to be closed, it had not begun. On
-//! HTTP/2 the head may go first, the body still only after it was asked for.
+//! sends once more by itself, when a pooled connection turns out to be closed, it had not begun. (On
+//! HTTP/2 the head may go first; the body, still, only after it was asked for.)
 
 use std::io;
 use std::pin::Pin;

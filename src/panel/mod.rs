@@ -61,6 +61,11 @@ impl PanelClient {
         })
     }
 
+    /// The panel's address.
+    pub fn base_url(&self) -> &Url {
+        &self.config.url
+    }
+
     /// Asks who may use `node`. With the `ETag` of the last answer the panel may say that it still
     /// holds.
     pub async fn allowed(&self, node: NodeId, etag: Option<&str>) -> Result<Allowed, PanelError> {

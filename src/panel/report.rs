@@ -35,9 +35,13 @@ struct Wire {
 }
 
 /// The client that reports go by. Polls have another one: they may be repeated.
+///
+/// HTTP/1.1 only: a server ends such a connection with an answer that says so. On HTTP/2 it does so at
+/// any time (nginx: after every 1000 requests), and reports under way are in doubt, all at once.
 pub(super) fn client(builder: ClientBuilder, config: &Panel) -> reqwest::Result<Client> {
     builder
         .connect_timeout((config.timeout / 2).min(CONNECT_TIMEOUT_MAX))
+        .http1_only()
         .retry(retry::never())
         .build()
 }

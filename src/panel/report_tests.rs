@@ -181,6 +181,23 @@ async fn without_a_connection_nothing_was_sent() {
 }
 
 #[tokio::test]
+async fn reports_go_by_http_1_only() {
+    let (seen, hellos) = mpsc::channel();
+    let address = serve(move |mut stream| {
+        let mut hello = vec![0; 1 << 14];
+        let read = stream.read(&mut hello).unwrap();
+        hello.truncate(read);
+        seen.send(hello).unwrap();
+    });
+    let tls = PanelClient::new(panel(&format!("https://{address}"))).unwrap();
+    not_sent(tls.report(&report()).await);
+    let hello = hellos.recv().unwrap();
+    // The list of protocols: its length, then each with its own before it.
+    let only = b"\x00\x09\x08http/1.1";
+    assert!(hello.windows(only.len()).any(|part| part == only));
+}
+
+#[tokio::test]
 async fn what_the_proxy_refuses_was_not_sent() {
     let (seen, requests) = mpsc::channel();
     let proxy = serve(move |mut stream| {

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use collect::{Collected, Reading};
-pub use reports::{Decision, Fate, Undecided, Whose};
+pub use reports::{Fate, Undecided, Whose};
 pub use rows::State;
 
 use crate::base::clock::Clock;
-use crate::model::report::{Report, ReportId};
+use crate::model::report::{Decision, Report, ReportId};
 use crate::store::{Health, Spec, Store, StoreError, Work, WorkError};
 use collect::Cache;
 

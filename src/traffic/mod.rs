@@ -5,15 +5,10 @@
 pub mod account;
 pub mod baselines;
 pub mod classify;
-mod collector;
 pub mod delta;
-pub mod engine;
 pub mod forms;
 pub mod identity;
 pub mod ledger;
-mod link;
-mod pace;
-mod reporter;
+pub mod pace;
 pub mod sink;
 pub mod status;
-mod switches;

@@ -35,7 +35,8 @@ pub struct XrayTraffic {
 }
 
 impl XrayTraffic {
-    pub(super) fn took_in(&mut self, collected: &Collected, at: Timestamp) {
+    /// Takes in what one read came to.
+    pub fn took_in(&mut self, collected: &Collected, at: Timestamp) {
         self.collected_at = Some(at);
         self.error = None;
         self.up = self.up.saturating_add(collected.new.up);
@@ -86,7 +87,11 @@ pub struct TrafficStatus {
 impl TrafficStatus {
     /// Everything that is wrong, one line each.
     pub fn problems(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.ledger_error.iter().map(|e| format!("ledger: {e}")).collect();
+        let mut all: Vec<String> = self
+            .ledger_error
+            .iter()
+            .map(|e| format!("ledger: {e}"))
+            .collect();
         for xray in &self.xrays {
             let of_xray = xray.error.iter().chain(&xray.not_counting);
             all.extend(of_xray.map(|why| format!("traffic of {}: {why}", xray.xray)));

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::rows::{self, Done, OpenRow, ReportRow, State, stored, stored_node};
 use crate::model::ids::UserId;
-use crate::model::report::{Report, ReportId};
+use crate::model::report::{Decision, Report, ReportId};
 
 /// One day in milliseconds.
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
@@ -275,19 +275,6 @@ pub(super) fn release(
         row.update(connection)?;
     }
     Ok(count)
-}
-
-/// What a person decides of a report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Decision {
-    /// An unknown one arrived: settled.
-    Delivered,
-    /// An unknown one did not: it is sent again, under its number.
-    NotDelivered,
-    /// A rejected one is sent again, under a new number: a panel that drops repeats may remember
-    /// its refusal by the old one.
-    Retry,
 }
 
 /// Why a decision was not carried out.
