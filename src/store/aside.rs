@@ -9,12 +9,15 @@ use crate::base::files::{self, FileError};
 
 use super::witness;
 
-/// The database's own files beside it, by SQLite's naming.
-const BESIDE: [&str; 2] = ["-wal", "-shm"];
+/// The log that SQLite keeps beside a database.
+const LOG: &str = "-wal";
+/// All that SQLite keeps there. The journal is used only until a new file has its log; one that
+/// stayed behind would be played back into the next file.
+const BESIDE: [&str; 3] = [LOG, "-shm", "-journal"];
 
 /// The write-ahead log of a database.
 pub(super) fn log_of(database: &Path) -> PathBuf {
-    with_suffix(database, BESIDE[0])
+    with_suffix(database, LOG)
 }
 
 /// Moves all files of a database out of the way; `now` in seconds since 1970. Tells where the

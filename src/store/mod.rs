@@ -6,6 +6,8 @@
 //! refused untouched. After a failed sync of the disk nothing is tried again: the process ends.
 
 mod aside;
+#[cfg(test)]
+mod damage_tests;
 mod error;
 mod health;
 mod open;

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, Transaction};
 use rusqlite_migration::{HookError, M, Migrations};
+use rustix::fs::{Access, access};
 use tracing::warn;
 
 use crate::base::files::PRIVATE_FILE;
@@ -73,12 +74,12 @@ pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let known = spec.migrations.len();
-    let identity = identify(&connection)?;
+    let identity = identify(&connection).map_err(without_bugs)?;
     if let Identity::Ours(found) = identity {
         if found > known {
             return Err(Trouble::Newer(found));
         }
-        check(&connection, file, found)?;
+        check(&connection, file, found).map_err(without_bugs)?;
     }
     connection.execute_batch(PRAGMAS)?;
     log_ahead(&connection)?;
@@ -224,10 +225,15 @@ fn check(connection: &Connection, file: &Path, schema: usize) -> Result<(), Trou
             return Err(Trouble::Damaged(said));
         }
     }
+    // SQLite never writes to a file whose head asks for a newer form than it knows; ours never do.
+    let writable = access(file, Access::WRITE_OK).is_ok();
+    if writable && connection.is_readonly(MAIN_DB)? {
+        let why = "its head asks for a form that SQLite does not know";
+        return Err(Trouble::Damaged(why.to_owned()));
+    }
     let query = "SELECT n, schema_crc FROM store_commits WHERE id = 1";
-    let (commits, schema_crc): (i64, u32) = connection
-        .query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)))
-        .map_err(unless_damaged)?;
+    let (commits, schema_crc): (i64, u32) =
+        connection.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
     if schema_crc != crc_of_schema(connection, schema)? {
         return Err(Trouble::Damaged(
             "its schema is not what was made".to_owned(),
@@ -235,17 +241,21 @@ fn check(connection: &Connection, file: &Path, schema: usize) -> Result<(), Trou
     }
     match marked(file)? {
         Some(marked) if marked > commits.unsigned_abs() => Err(Trouble::Damaged(format!(
-            "it went back: it holds {commits} commits, and {marked} were made"
+            "it went back: it holds {commits} commits, and {marked} were made; whoever puts an old \
+             copy back on purpose removes {} with it",
+            witness::path_of(file).display()
         ))),
         _ => Ok(()),
     }
 }
 
-/// Our own table cannot lack or hold anything else, whatever SQLite calls it.
-fn unless_damaged(error: rusqlite::Error) -> Trouble {
-    match class_of(&error) {
-        Class::Bug => Trouble::Damaged(format!("its table of commits makes no sense ({error})")),
-        _ => Trouble::Sql(error),
+/// Looking at the head and at our own table cannot fail but for the file, whatever SQLite calls it.
+fn without_bugs(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::Sql(error) if class_of(&error) == Class::Bug => {
+            Trouble::Damaged(format!("its head or schema makes no sense ({error})"))
+        }
+        other => other,
     }
 }
 

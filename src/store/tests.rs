@@ -1,12 +1,21 @@
-//! A store seen through its handle: what is committed, what is undone, what a crash of a caller or
-//! a full disk leaves.
+//! A store seen through its handle: what is committed, what is undone, what a caller who leaves, a
+//! panic, a full disk or a crash leaves behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rusqlite::ffi;
 
 use super::*;
 
 pub(super) const MIGRATIONS: &[&str] =
     &["CREATE TABLE rows (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;"];
 
-pub(super) fn spec(folder: &std::path::Path) -> Spec {
+pub(super) fn spec(folder: &Path) -> Spec {
     Spec {
         what: "test",
         file: folder.join("test.db"),
@@ -27,18 +36,35 @@ pub(super) fn texts(connection: &Connection) -> Result<Vec<String>, WorkError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+async fn add(store: &Store, text: &'static str) -> Result<(), StoreError> {
+    store.write("add", move |work| insert(work, text)).await
+}
+
+async fn all(store: &Store) -> Vec<String> {
+    store.read("look", |work| texts(work)).await.unwrap()
+}
+
+async fn generation(store: &Store) -> u64 {
+    store
+        .read("look", |work| Ok(work.generation))
+        .await
+        .unwrap()
+}
+
+fn sqlite(code: i32) -> WorkError {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into()
+}
+
 #[tokio::test]
 async fn what_is_written_is_read_by_the_next_handle() {
     let folder = tempfile::tempdir().unwrap();
     for n in 0..3_usize {
         let store = Store::start(spec(folder.path())).unwrap();
-        let before = store.read("look", |work| texts(work)).await.unwrap();
-        assert_eq!(before.len(), n);
-        store.write("add", |work| insert(work, "a")).await.unwrap();
-        assert_eq!(
-            (store.health().state, store.health().commits),
-            (State::Ok, 1)
-        );
+        assert_eq!(all(&store).await.len(), n);
+        add(&store, "a").await.unwrap();
+        let health = store.health();
+        assert_eq!((health.state, health.commits), (State::Ok, 1));
+        assert!(health.last_commit.is_some());
         store.close().await;
     }
 }
@@ -55,11 +81,292 @@ async fn work_that_fails_or_only_reads_leaves_nothing() {
         .await;
     assert!(matches!(failed, Err(StoreError::Bug(_))), "{failed:?}");
     store.read("look", |work| insert(work, "b")).await.unwrap();
+    assert!(all(&store).await.is_empty());
+    assert_eq!((generation(&store).await, store.health().commits), (1, 0));
+}
+
+#[tokio::test]
+async fn work_that_ends_its_own_transaction_does_not_pass_for_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    let ended = store.write("add", |work| {
+        insert(work, "a")?;
+        Ok(work.execute_batch("ROLLBACK")?)
+    });
+    assert!(matches!(ended.await, Err(StoreError::Bug(_))));
+    assert!(all(&store).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_panic_undoes_its_work_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    let panicked: Result<(), _> = store
+        .write("add", |work| {
+            insert(work, "b")?;
+            panic!("on purpose");
+        })
+        .await;
+    let Err(StoreError::Bug(why)) = panicked else {
+        panic!("{panicked:?}");
+    };
+    assert!(why.contains("panicked: on purpose"), "{why}");
+    assert_eq!(all(&store).await, ["a"]);
+    assert_eq!(generation(&store).await, 2, "what was remembered is void");
+}
+
+#[tokio::test]
+async fn the_work_of_a_caller_who_left_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let work = store.write("add", move |work| {
+        insert(work, "a")?;
+        wait.recv().expect("the test goes on");
+        Ok(())
+    });
+    let left = tokio::time::timeout(Duration::ZERO, work).await;
+    assert!(left.is_err(), "the work waits for the line below");
+    go.send(()).unwrap();
+    assert_eq!(all(&store).await, ["a"]);
+}
+
+#[test]
+fn many_writers_at_once_lose_nothing() {
+    const THREADS: usize = 8;
+    const WRITES: usize = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    let run = |work: std::pin::Pin<Box<dyn Future<Output = ()>>>| {
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        { runtime }.build().unwrap().block_on(work);
+    };
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            let store = store.clone();
+            scope.spawn(move || {
+                run(Box::pin(async move {
+                    for _ in 0..WRITES {
+                        add(&store, "a").await.unwrap();
+                    }
+                }));
+            });
+        }
+    });
+    run(Box::pin(async move {
+        assert_eq!(all(&store).await.len(), THREADS * WRITES);
+        assert_eq!(store.health().commits, (THREADS * WRITES) as u64);
+    }));
+}
+
+#[tokio::test]
+async fn a_full_disk_undoes_the_work_and_is_over_when_there_is_space() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    let large = |work: &Work<'_>| insert(work, &"x".repeat(100_000));
+    // As many pages as there are: SQLite then says what it says on a full disk.
+    let limit = |pages: u32| {
+        store.read("limit", move |work| {
+            Ok(work.pragma_update(None, "max_page_count", pages)?)
+        })
+    };
+    limit(1).await.unwrap();
+    let Err(StoreError::Full(why)) = store.write("large", large).await else {
+        panic!("it fitted");
+    };
     assert!(
-        store
-            .read("look", |work| texts(work))
-            .await
-            .unwrap()
-            .is_empty()
+        why.contains("test (large): no space is left for /"),
+        "{why}"
     );
+    assert!(matches!(store.health().state, State::Degraded(_)));
+    assert_eq!(all(&store).await, ["a"]);
+    limit(1_000).await.unwrap();
+    store.write("large", large).await.unwrap();
+    assert_eq!(store.health().state, State::Ok);
+    assert_eq!((all(&store).await.len(), generation(&store).await), (2, 1));
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    fs::write(&state, "a file, where a folder should be").unwrap();
+    let store = Store::start(spec(&state)).unwrap();
+    let Err(StoreError::Unavailable(why)) = add(&store, "a").await else {
+        panic!("it was written into a file");
+    };
+    assert!(why.contains("state/test.db cannot be used"), "{why}");
+    fs::remove_file(&state).unwrap();
+    fs::create_dir(&state).unwrap();
+    add(&store, "a").await.unwrap();
+    assert_eq!(store.health().state, State::Ok);
+}
+
+#[tokio::test]
+async fn after_an_io_error_the_file_is_opened_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    let failed = store.write::<()>("add", |work| {
+        insert(work, "b")?;
+        Err(sqlite(ffi::SQLITE_IOERR_WRITE))
+    });
+    assert!(matches!(failed.await, Err(StoreError::Unavailable(_))));
+    assert_eq!(generation(&store).await, 2);
+    assert_eq!(all(&store).await, ["a"]);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    let failed = store.write::<()>("add", |_| Err(sqlite(ffi::SQLITE_IOERR_FSYNC)));
+    assert!(matches!(failed.await, Err(StoreError::Failed(_))));
+    let why = store.failed().await;
+    assert!(why.contains("the disk did not sync"), "{why}");
+    assert_eq!(add(&store, "b").await, Err(StoreError::Failed(why.clone())));
+    assert_eq!(store.health().state, State::Failed(why));
+    store.close().await;
+    let next = Store::start(spec(folder.path())).unwrap();
+    assert_eq!(all(&next).await, ["a"]);
+}
+
+#[tokio::test]
+async fn another_process_reads_while_the_writer_holds_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(folder.path());
+    assert!(open_read_only(&spec).unwrap().is_none(), "no file yet");
+    let store = Store::start(spec.clone()).unwrap();
+    add(&store, "a").await.unwrap();
+    let reader = open_read_only(&spec).unwrap().unwrap();
+    assert_eq!(texts(&reader).unwrap(), ["a"]);
+    add(&store, "b").await.unwrap();
+    assert_eq!(texts(&reader).unwrap(), ["a", "b"]);
+    assert!(reader.execute_batch("DELETE FROM rows").is_err());
+}
+
+#[tokio::test]
+async fn a_reader_refuses_a_schema_that_it_does_not_know() {
+    const LATER: &[&str] = &[MIGRATIONS[0], "SELECT 1"];
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(folder.path());
+    let store = Store::start(spec.clone()).unwrap();
+    add(&store, "a").await.unwrap();
+    let with = |migrations| Spec {
+        migrations,
+        ..spec.clone()
+    };
+    let older = open_read_only(&with(&[])).unwrap_err();
+    assert!(matches!(
+        older,
+        StoreError::Newer {
+            found: 1,
+            known: 0,
+            ..
+        }
+    ));
+    let newer = open_read_only(&with(LATER)).unwrap_err();
+    assert!(
+        newer.to_string().contains("start the agent once"),
+        "{newer}"
+    );
+}
+
+#[tokio::test]
+async fn a_later_version_adds_its_steps_to_what_is_there() {
+    const LATER: &[&str] = &[
+        MIGRATIONS[0],
+        "ALTER TABLE rows ADD COLUMN more INTEGER NOT NULL DEFAULT 7;",
+        "CREATE INDEX rows_by_text ON rows (text);",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    store.close().await;
+    for _ in 0..2 {
+        let store = Store::start(Spec {
+            migrations: LATER,
+            ..spec(folder.path())
+        });
+        let store = store.unwrap();
+        let more = store.read("look", |work| {
+            Ok(work.query_row("SELECT more FROM rows", [], |row| row.get::<_, i64>(0))?)
+        });
+        assert_eq!(more.await, Ok(7));
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_files_are_ours_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{name}");
+        names.push(name);
+    }
+    names.sort();
+    assert_eq!(
+        names,
+        ["test.db", "test.db-shm", "test.db-wal", "test.db.mark"]
+    );
+}
+
+#[test]
+fn health_shows_as_plain_fields() {
+    let health = Health {
+        state: State::Degraded("full".to_owned()),
+        last_commit: Some(Duration::from_micros(1_500)),
+        ..Health::default()
+    };
+    assert_eq!(
+        serde_json::to_value(health).unwrap(),
+        serde_json::json!({
+            "state": "degraded", "why": "full", "last_commit_ms": 1.5, "commits": 0,
+            "set_aside": null,
+        })
+    );
+}
+
+/// Tells the child below where its store is; without it the test that it runs does nothing.
+const CHILD: &str = "XRAY_AGENT_STORE_TEST_FOLDER";
+
+#[tokio::test]
+async fn child() {
+    if let Some(folder) = std::env::var_os(CHILD) {
+        let store = Store::start(spec(Path::new(&folder))).unwrap();
+        add(&store, "a").await.unwrap();
+        add(&store, "b").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_crash_loses_nothing_that_was_committed_and_keeps_nothing_that_was_not() {
+    for (failpoint, kept) in [
+        ("test.add.before_commit", &[][..]),
+        ("test.add.after_commit", &["a"]),
+        ("test.add.before_commit:2", &["a"]),
+        ("test.add.after_commit:2", &["a", "b"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::child"])
+            .env(CHILD, folder.path())
+            .env("XRAY_AGENT_FAILPOINT", failpoint)
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.signal(), Some(9), "{failpoint}");
+        let store = Store::start(spec(folder.path())).unwrap();
+        assert_eq!(all(&store).await, kept, "{failpoint}");
+        add(&store, "c").await.unwrap();
+        assert_eq!(store.health().set_aside, None, "{failpoint}");
+    }
 }
