@@ -159,6 +159,17 @@ async fn a_log_that_was_cut_is_noticed() {
 }
 
 #[tokio::test]
+async fn a_lost_log_that_held_everything_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    populate(&store, 0, 5).await;
+    let mut files = files_of(folder.path());
+    assert!(right_or_set_aside(&files, 5, "with its log").await);
+    files.remove("test.db-wal");
+    assert!(!right_or_set_aside(&files, 5, "without its log").await);
+}
+
+#[tokio::test]
 async fn flipped_bits_of_the_log_are_never_taken_for_what_was_written() {
     flip_bits_of(crashed_store().await, "test.db-wal", ROWS + 100).await;
 }

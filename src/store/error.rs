@@ -151,6 +151,14 @@ impl From<rusqlite_migration::Error> for Trouble {
     }
 }
 
+/// SQLite's words with its extended code, which says more than they do.
+pub(super) fn reason_of(error: &rusqlite::Error) -> String {
+    match error.sqlite_error() {
+        Some(failure) => format!("{error}, code {}", failure.extended_code),
+        None => error.to_string(),
+    }
+}
+
 /// The message for a failure of SQLite while `doing` with `file`.
 pub(super) fn describe(class: Class, doing: &str, file: &Path, reason: &str) -> String {
     let file = file.display();
@@ -160,8 +168,8 @@ pub(super) fn describe(class: Class, doing: &str, file: &Path, reason: &str) -> 
              it goes on by itself"
         ),
         Class::Unavailable => format!(
-            "{doing}: {file} cannot be used ({reason}); check that its folder is there and \
-             writable for the agent and that the disk is sound; it is tried again"
+            "{doing}: {file} cannot be used ({reason}); check that its folder is there, writable \
+             for the agent and not full, and that the disk is sound; it is tried again"
         ),
         Class::Damaged => format!("{doing}: {file} is damaged ({reason})"),
         Class::Failed => format!(

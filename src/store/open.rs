@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::base::files::PRIVATE_FILE;
 
 use super::aside;
-use super::error::{Class, StoreError, Trouble, class_of, describe};
+use super::error::{Class, StoreError, Trouble, class_of, describe, reason_of};
 use super::witness::{self, Witness};
 use super::{APPLICATION_ID, Spec};
 
@@ -75,11 +75,11 @@ pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     let known = spec.migrations.len();
     let identity = identify(&connection).map_err(without_bugs)?;
-    if let Identity::Ours(found) = identity {
-        if found > known {
-            return Err(Trouble::Newer(found));
-        }
-        check(&connection, file, found).map_err(without_bugs)?;
+    match identity {
+        Identity::Ours(found) if found > known => return Err(Trouble::Newer(found)),
+        Identity::Ours(found) => check(&connection, file, found).map_err(without_bugs)?,
+        // Its whole content may have been in a log that is lost.
+        Identity::Empty => hear_the_witness(file, 0)?,
     }
     connection.execute_batch(PRAGMAS)?;
     log_ahead(&connection)?;
@@ -122,7 +122,7 @@ pub fn open_read_only(spec: &Spec) -> Result<Option<Connection>, StoreError> {
         Err(Trouble::Damaged(why) | Trouble::Unavailable(why) | Trouble::Bug(why)) => {
             Err(unusable(&why))
         }
-        Err(Trouble::Sql(error)) => Err(unusable(&error.to_string())),
+        Err(Trouble::Sql(error)) => Err(unusable(&reason_of(&error))),
         Err(Trouble::Newer(found)) => Err(StoreError::Newer {
             found,
             known,
@@ -174,21 +174,28 @@ fn marked(file: &Path) -> Result<Option<u64>, Trouble> {
 /// Creates the file with the mode that SQLite then gives to its log, too. An existing file is not
 /// opened here: closing any handle to it would give up SQLite's locks on it (they are per process).
 fn create(file: &Path) -> Result<(), Trouble> {
-    let fail = |e: &dyn std::fmt::Display| Trouble::Unavailable(e.to_string());
     let created = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(PRIVATE_FILE)
         .open(file);
     match created {
-        Ok(_) => aside::sync_folder_of(file).map_err(|e| fail(&e)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            fs::set_permissions(file, fs::Permissions::from_mode(PRIVATE_FILE))
-                .map_err(|e| fail(&e))
-        }
+        Ok(_) => aside::sync_folder_of(file).map_err(|e| Trouble::Unavailable(e.to_string())),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => make_private(file),
         Err(e) if e.kind() == io::ErrorKind::StorageFull => Err(Trouble::Sql(full())),
-        Err(e) => Err(fail(&e)),
+        Err(e) => Err(Trouble::Unavailable(e.to_string())),
     }
+}
+
+/// A file that a person put here may be open to others.
+fn make_private(file: &Path) -> Result<(), Trouble> {
+    let has = fs::metadata(file).map(|found| found.permissions().mode() & 0o777);
+    let private = fs::Permissions::from_mode(PRIVATE_FILE);
+    let made = has.and_then(|has| match has {
+        PRIVATE_FILE => Ok(()),
+        _ => fs::set_permissions(file, private),
+    });
+    made.map_err(|e| Trouble::Unavailable(e.to_string()))
 }
 
 fn full() -> rusqlite::Error {
@@ -239,8 +246,13 @@ fn check(connection: &Connection, file: &Path, schema: usize) -> Result<(), Trou
             "its schema is not what was made".to_owned(),
         ));
     }
+    hear_the_witness(file, commits.unsigned_abs())
+}
+
+/// Whether the witness knows of more commits than the file holds.
+fn hear_the_witness(file: &Path, commits: u64) -> Result<(), Trouble> {
     match marked(file)? {
-        Some(marked) if marked > commits.unsigned_abs() => Err(Trouble::Damaged(format!(
+        Some(marked) if marked > commits => Err(Trouble::Damaged(format!(
             "it went back: it holds {commits} commits, and {marked} were made; whoever puts an old \
              copy back on purpose removes {} with it",
             witness::path_of(file).display()

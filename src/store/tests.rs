@@ -303,6 +303,7 @@ async fn a_later_version_adds_its_steps_to_what_is_there() {
 #[tokio::test]
 async fn the_files_are_ours_alone() {
     let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("test.db"), "").unwrap();
     let store = Store::start(spec(folder.path())).unwrap();
     add(&store, "a").await.unwrap();
     let mut names = Vec::new();

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 use crate::base::failpoint;
 
 use super::aside;
-use super::error::{Class, StoreError, Trouble, WorkError, class_of, describe};
+use super::error::{Class, StoreError, Trouble, WorkError, class_of, describe, reason_of};
 use super::health::State;
 use super::open::{self, Opened};
 use super::{Shared, Spec, Work};
@@ -119,7 +119,7 @@ impl Writer {
     fn judge(&mut self, label: &str, trouble: Trouble) -> StoreError {
         let doing = format!("{} ({label})", self.spec.what);
         let (class, reason) = match trouble {
-            Trouble::Sql(error) => (class_of(&error), error.to_string()),
+            Trouble::Sql(error) => (class_of(&error), reason_of(&error)),
             Trouble::Damaged(why) => (Class::Damaged, why),
             Trouble::Unavailable(why) => (Class::Unavailable, why),
             Trouble::Bug(why) => {
