@@ -29,7 +29,9 @@ const CHECKED_BYTES_MAX: u64 = 256 << 20;
 /// Statements that an engine uses in its loop stay prepared.
 const STATEMENTS_CACHED: usize = 64;
 /// Set at every opening. `cache_size` is in KiB when negative: about 2 MiB. After a checkpoint the
-/// log is cut to 4 MiB (`journal_size_limit`, bytes), about what it grows to between two.
+/// log is cut to 4 MiB (`journal_size_limit`, bytes), about what it grows to between two. SQLite
+/// passes over a checkpoint that fails; what it was to move stays in the log, which each commit
+/// syncs, and is written again by the next one.
 const PRAGMAS: &str = "
     PRAGMA synchronous = FULL;
     PRAGMA foreign_keys = ON;
@@ -246,7 +248,8 @@ fn check(connection: &Connection, file: &Path, schema: usize) -> Result<(), Trou
             "its schema is not what was made".to_owned(),
         ));
     }
-    hear_the_witness(file, commits.unsigned_abs())
+    let negative = |_| Trouble::Damaged(format!("it counts {commits} commits"));
+    hear_the_witness(file, u64::try_from(commits).map_err(negative)?)
 }
 
 /// Whether the witness knows of more commits than the file holds.
