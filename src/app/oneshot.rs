@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::base::clock::Clock;
 use crate::base::files::{FileError, read_if_there};
 use crate::config::Config;
+use crate::model::around_removal::Nobody;
 use crate::model::desired::{Desired, DesiredSource, Fixed};
 use crate::model::ids::NodeId;
 use crate::model::progress::{Progress, Silent};
@@ -52,6 +53,7 @@ fn context(progress: Arc<dyn Progress>) -> Context {
         progress,
         further_sources: Vec::new(),
         polls: false,
+        around_removal: Arc::new(Nobody),
     }
 }
 

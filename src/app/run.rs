@@ -16,9 +16,11 @@ use crate::base::files::FileError;
 use crate::base::supervise::{Ended, Kind, Supervisor, TaskBoard};
 use crate::config::{ApplyMode, Config};
 use crate::control::{Call, Handler, Server};
+use crate::model::around_removal::{AroundRemoval, Nobody};
 use crate::model::progress::Progress;
 use crate::sync::engine::{BuildError, Context, Engine, Handle};
 use crate::sync::status::NodeStatus;
+use crate::traffic::{self, status::TrafficStatus};
 
 /// Tasks have this long to end after a signal.
 const GRACE: Duration = Duration::from_secs(15);
@@ -45,8 +47,8 @@ pub enum Style {
 pub enum Outcome {
     /// By a signal, in order.
     Stopped,
-    /// One pass was made.
-    Passed(Vec<NodeStatus>),
+    /// One pass was made; with how traffic stands, where it is counted.
+    Passed(Vec<NodeStatus>, Option<TrafficStatus>),
     /// `fail_fast`: what was wrong.
     Failed(Vec<String>),
     /// Somebody else is on the state folder.
@@ -62,6 +64,12 @@ pub enum RunError {
     /// It could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The panel's client or the ledger cannot be prepared.
+    #[error("cannot count traffic: {0}")]
+    Traffic(String),
+    /// What is on the disk is not known any more.
+    #[error("the ledger's disk failed: {0}")]
+    Disk(String),
     /// Signals cannot be heeded.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -88,16 +96,10 @@ pub async fn run(
     };
     // Before anything takes time: a signal that comes now is not lost.
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    let context = Context {
-        clock: Clock::system(),
-        progress,
-        further_sources: Vec::new(),
-        polls: daemon,
-    };
     let mut supervisor = Supervisor::new();
-    let handle = Engine::build(config, &context)?.start(&mut supervisor);
+    let running = start(config, style, progress, &mut supervisor)?;
     if daemon {
-        add_control(config, &handle, &mut supervisor)?;
+        add_control(config, &running, &mut supervisor)?;
         info!(
             version = env!("CARGO_PKG_VERSION"),
             mode = mode_name(config.mode),
@@ -106,8 +108,8 @@ pub async fn run(
         );
     }
 
-    let mut outcome = Outcome::Stopped;
-    let until = async { outcome = wait(style, &handle, &mut signals).await };
+    let mut outcome = Ok(Outcome::Stopped);
+    let until = async { outcome = wait(style, &running, &mut signals).await };
     let ended = supervisor.run(until, GRACE).await;
     match ended {
         Ended::EssentialFailed { name, why } => return Err(RunError::Task { name, why }),
@@ -116,7 +118,52 @@ pub async fn run(
     if daemon {
         info!("stopped");
     }
-    Ok(outcome)
+    outcome
+}
+
+/// What runs.
+#[derive(Clone)]
+struct Running {
+    sync: Handle,
+    /// `None` where traffic is not counted.
+    traffic: Option<traffic::engine::Handle>,
+}
+
+/// Builds users' part and traffic's, which meet in the removal of users, and hands them to the
+/// supervisor.
+fn start(
+    config: &Config,
+    style: Style,
+    progress: Arc<dyn Progress>,
+    supervisor: &mut Supervisor,
+) -> Result<Running, RunError> {
+    let clock = Clock::system();
+    let daemon = matches!(style, Style::Daemon { .. });
+    let traffic = match style {
+        // One pass over the users, and nothing else.
+        Style::Now { .. } => None,
+        Style::Daemon { .. } | Style::Once => super::traffic::build(config, clock, daemon)?,
+    };
+    let of_traffic = traffic.as_ref().map(traffic::engine::Engine::handle);
+    let around_removal: Arc<dyn AroundRemoval> = match &of_traffic {
+        Some(handle) => Arc::new(handle.clone()),
+        None => Arc::new(Nobody),
+    };
+    let context = Context {
+        clock,
+        progress,
+        further_sources: Vec::new(),
+        polls: daemon,
+        around_removal,
+    };
+    let sync = Engine::build(config, &context)?.start(supervisor);
+    if let Some(traffic) = traffic {
+        traffic.start(supervisor);
+    }
+    Ok(Running {
+        sync,
+        traffic: of_traffic,
+    })
 }
 
 fn mode_name(mode: ApplyMode) -> &'static str {
@@ -128,19 +175,40 @@ fn mode_name(mode: ApplyMode) -> &'static str {
 }
 
 /// Until the agent has to end, and what it came to.
-async fn wait(style: Style, handle: &Handle, signals: &mut Signals) -> Outcome {
-    match style {
-        Style::Daemon { fail_fast } => serve(fail_fast, handle, signals).await,
-        Style::Once => one_pass(handle, signals, true, false).await,
-        Style::Now { force } => one_pass(handle, signals, false, force).await,
+async fn wait(style: Style, running: &Running, signals: &mut Signals) -> Result<Outcome, RunError> {
+    let outcome = async {
+        match style {
+            Style::Daemon { fail_fast } => serve(fail_fast, &running.sync, signals).await,
+            Style::Once => one_pass(running, signals, true, false).await,
+            Style::Now { force } => one_pass(running, signals, false, force).await,
+        }
+    };
+    let disk_failed = async {
+        match &running.traffic {
+            Some(traffic) => traffic.failed().await,
+            None => std::future::pending().await,
+        }
+    };
+    // Both are cancel-safe: whichever is left behind is not needed any more.
+    tokio::select! {
+        outcome = outcome => Ok(outcome),
+        why = disk_failed => Err(RunError::Disk(why)),
     }
 }
 
-async fn one_pass(handle: &Handle, signals: &mut Signals, is_poll: bool, force: bool) -> Outcome {
-    let mut pass = Box::pin(handle.sync(is_poll, force));
+/// A pass over the users, then one over their traffic.
+async fn one_pass(running: &Running, signals: &mut Signals, is_poll: bool, force: bool) -> Outcome {
+    let mut pass = Box::pin(async {
+        let nodes = running.sync.sync(is_poll, force).await;
+        let traffic = match &running.traffic {
+            Some(traffic) => Some(traffic.pass().await),
+            None => None,
+        };
+        Outcome::Passed(nodes, traffic)
+    });
     loop {
         tokio::select! {
-            nodes = &mut pass => return Outcome::Passed(nodes),
+            passed = &mut pass => return passed,
             asked = signals.next() => if matches!(asked, Asked::Stop) {
                 return Outcome::Stopped;
             }
@@ -182,11 +250,11 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 
 fn add_control(
     config: &Config,
-    handle: &Handle,
+    running: &Running,
     supervisor: &mut Supervisor,
 ) -> Result<(), FileError> {
     let handler: Arc<dyn Handler> = Arc::new(Control {
-        handle: handle.clone(),
+        running: running.clone(),
         mode: mode_name(config.mode),
         started: Timestamp::now(),
         board: supervisor.board(),
@@ -205,7 +273,7 @@ fn add_control(
 }
 
 struct Control {
-    handle: Handle,
+    running: Running,
     mode: &'static str,
     started: Timestamp,
     board: TaskBoard,
@@ -215,7 +283,9 @@ impl Handler for Control {
     fn answer(&self, call: Call) -> BoxFuture<'_, Value> {
         Box::pin(async move {
             match call {
-                Call::Sync { force } => json!({ "nodes": self.handle.sync(false, force).await }),
+                Call::Sync { force } => {
+                    json!({ "nodes": self.running.sync.sync(false, force).await })
+                }
                 Call::Status {} => self.status(),
             }
         })
@@ -242,7 +312,8 @@ impl Control {
             "process": std::process::id(),
             "mode": self.mode,
             "started": self.started,
-            "nodes": self.handle.status(),
+            "nodes": self.running.sync.status(),
+            "traffic": self.running.traffic.as_ref().map(traffic::engine::Handle::status),
             "tasks": tasks,
         })
     }

@@ -9,5 +9,6 @@ pub mod files;
 pub mod lock;
 pub mod redact;
 pub mod retry;
+pub mod said;
 pub mod secret;
 pub mod supervise;

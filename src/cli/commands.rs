@@ -92,7 +92,10 @@ async fn agent(file: Option<PathBuf>, args: RunArgs) -> u8 {
 async fn pass(config: &Config, style: Style) -> u8 {
     match app::run(config, style, progress::for_stderr()).await {
         Ok(Outcome::Stopped) => 0,
-        Ok(Outcome::Passed(nodes)) => print::outcome(&nodes),
+        Ok(Outcome::Passed(nodes, traffic)) => {
+            let code = print::outcome(&nodes);
+            traffic.map_or(code, |traffic| code.max(print::traffic(&traffic)))
+        }
         Ok(Outcome::Failed(problems)) => {
             for problem in &problems {
                 eprintln!("{problem}");
@@ -100,7 +103,7 @@ async fn pass(config: &Config, style: Style) -> u8 {
             FAILED
         }
         Ok(Outcome::Occupied(beside)) => occupied(config, style, beside).await,
-        Err(error @ RunError::Task { .. }) => {
+        Err(error @ (RunError::Task { .. } | RunError::Disk(_))) => {
             eprintln!("{error}");
             INTERNAL
         }

@@ -5,6 +5,7 @@ use super::args::Form;
 use super::{FAILED, USAGE};
 use crate::base::clock::Clock;
 use crate::config::Config;
+use crate::model::around_removal::Nobody;
 use crate::model::email::{EmailForm, Emails};
 use crate::sync::engine::{Context, clients, inbound_parts, lock};
 use crate::sync::inbound::Parts;
@@ -40,6 +41,7 @@ fn parts(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<Parts>> {
         progress: std::sync::Arc::new(crate::model::progress::Silent),
         further_sources: Vec::new(),
         polls: false,
+        around_removal: std::sync::Arc::new(Nobody),
     };
     let clients = clients(config);
     let mut all = Vec::new();

@@ -9,6 +9,7 @@ use crate::model::ids::UserId;
 use crate::model::user_list::UserList;
 use crate::sync::plan::Plan;
 use crate::sync::status::{InboundStatus, NodeStatus};
+use crate::traffic::status::TrafficStatus;
 
 /// The outcome of a pass; the exit code.
 pub(super) fn outcome(nodes: &[NodeStatus]) -> u8 {
@@ -65,6 +66,19 @@ fn counts<const N: usize>(of: [(usize, &str); N]) -> impl Iterator<Item = String
     of.into_iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
+}
+
+/// What a pass over the traffic came to; the exit code.
+pub(super) fn traffic(status: &TrafficStatus) -> u8 {
+    for xray in &status.xrays {
+        let (up, down) = (xray.up, xray.down);
+        println!("traffic of {}: {up} bytes up, {down} bytes down", xray.xray);
+    }
+    let problems = status.problems();
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    if problems.is_empty() { 0 } else { FAILED }
 }
 
 /// What passes would do; the exit code.

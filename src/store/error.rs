@@ -14,10 +14,24 @@ use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC};
 pub enum WorkError {
     /// SQLite refused; its code decides what becomes of the store.
     #[error(transparent)]
-    Sql(#[from] rusqlite::Error),
+    Sql(rusqlite::Error),
     /// The file holds what was never written: it is set aside, and the next work begins a new one.
     #[error("{0}")]
     Damaged(String),
+}
+
+impl From<rusqlite::Error> for WorkError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            // Tables are STRICT: what was written came out as it went in.
+            rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..) => {
+                Self::Damaged(format!("a value is not what was written: {error}"))
+            }
+            other => Self::Sql(other),
+        }
+    }
 }
 
 /// Work that was not done. Each but [`StoreError::Unavailable`] says that nothing was written.

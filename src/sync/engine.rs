@@ -24,7 +24,9 @@ use crate::base::lock::{Lock, Taken};
 use crate::base::supervise::{Kind, Supervisor};
 use crate::config::{ApplyMode, Config, Inbound, Node};
 use crate::hook::HookRunner;
+use crate::model::around_removal::AroundRemoval;
 use crate::model::desired::{DesiredSource, InboundKey};
+use crate::model::email::Emails;
 use crate::model::ids::NodeId;
 use crate::model::progress::Progress;
 use crate::panel::PanelClient;
@@ -60,6 +62,8 @@ pub struct Context {
     pub further_sources: Vec<Arc<dyn DesiredSource>>,
     /// Whether nodes poll by themselves.
     pub polls: bool,
+    /// Who counts the bytes of users who are removed.
+    pub around_removal: Arc<dyn AroundRemoval>,
 }
 
 /// The main job, ready to run.
@@ -261,14 +265,6 @@ pub fn inbound_parts(
     sources: &[Arc<dyn DesiredSource>],
     context: &Context,
 ) -> Result<Vec<Parts>, FileError> {
-    let of_xray = |name: &str| {
-        config
-            .nodes
-            .iter()
-            .flat_map(|node| &node.inbounds)
-            .filter(|i| i.xray == name)
-            .count()
-    };
     let parts = node.inbounds.iter().map(|inbound| {
         let key = key(node, inbound);
         let folder = StateFolder::open(&config.state_dir, &key, context.clock)?;
@@ -290,11 +286,34 @@ pub fn inbound_parts(
             sources: sources.to_vec(),
             brake: config.sync.brake,
             interval: config.sync.interval,
-            alone: of_xray(&inbound.xray) == 1,
+            alone: is_alone(config, inbound),
             progress: context.progress.clone(),
+            around_removal: context.around_removal.clone(),
         })
     });
     parts.collect()
+}
+
+/// Every managed inbound with the e-mails that it writes and knows, in the order of the configuration:
+/// for whoever has to tell whose a counter is.
+pub fn emails(config: &Config, clock: Clock) -> Result<Vec<(InboundKey, Emails)>, FileError> {
+    let inbounds = config
+        .nodes
+        .iter()
+        .flat_map(|node| node.inbounds.iter().map(move |inbound| (node, inbound)));
+    let emails = inbounds.map(|(node, inbound)| {
+        let key = key(node, inbound);
+        let state = StateFolder::open(&config.state_dir, &key, clock)?.state()?;
+        let emails = state.emails_of(&inbound.kernel_id, is_alone(config, inbound));
+        Ok((key, emails))
+    });
+    emails.collect()
+}
+
+/// Whether no other inbound of the same Xray is managed.
+fn is_alone(config: &Config, inbound: &Inbound) -> bool {
+    let all = config.nodes.iter().flat_map(|node| &node.inbounds);
+    all.filter(|other| other.xray == inbound.xray).count() == 1
 }
 
 /// Takes the lock of an inbound: two agents on one would undo each other's work.

@@ -6,9 +6,9 @@ use tracing::{error, info};
 
 use super::link::{ApplierLink, ApplierReport, ApplierStatus, Order};
 use super::outputs::NodeFiles;
-use super::said::Said;
 use super::status::HookStatus;
 use crate::base::clock::Clock;
+use crate::base::said::Said;
 use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::hook::{HookCall, HookRunner};
 use crate::model::ids::NodeId;

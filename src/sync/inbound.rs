@@ -15,11 +15,12 @@ use super::desired::{Wanted, union, with_held, without_collisions};
 use super::observe::{Connection, Known, ObserveError, Observer};
 use super::patience::Patience;
 use super::plan::{Plan, Rules, leaving, plan};
-use super::said::Said;
 use super::state::{AppliedUsers, InboundState, StateFolder};
 use super::status::InboundStatus;
 use crate::base::files::FileError;
+use crate::base::said::Said;
 use crate::config::{Brake, Protocol};
+use crate::model::around_removal::AroundRemoval;
 use crate::model::desired::{Desired, DesiredSource, InboundKey};
 use crate::model::email::Emails;
 use crate::model::ids::UserId;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub alone: bool,
     /// Who is told how far a long pass has come.
     pub progress: Arc<dyn Progress>,
+    /// Who counts the bytes of those who are removed.
+    pub around_removal: Arc<dyn AroundRemoval>,
     /// Who was served when the agent last ran, as far as the sources know.
     pub served: Users,
 }
@@ -92,11 +95,7 @@ impl InboundSync {
     pub fn open(parts: Parts) -> Result<Self, FileError> {
         let folder = &parts.observer.folder;
         let mut state = folder.state()?;
-        let kernel_id = &parts.observer.inbound.kernel_id;
-        let emails = match state.emails.take() {
-            Some(emails) => emails.renamed(kernel_id),
-            None => Emails::first(kernel_id, parts.alone),
-        };
+        let emails = state.emails_of(&parts.observer.inbound.kernel_id, parts.alone);
         state.emails = Some(emails.clone());
         let status = InboundStatus {
             xray: parts.key.xray.clone(),
@@ -313,6 +312,9 @@ impl InboundSync {
             read_back: known.read_back,
             progress: &*self.parts.progress,
         };
+        if !plan.removals.is_empty() {
+            self.parts.around_removal.before(&self.parts.key.xray).await;
+        }
         self.patience.begin(&plan);
         if !known.read_back {
             // Until it is known how it went, and also if we end before.
@@ -320,6 +322,10 @@ impl InboundSync {
             keep_applied(&self.parts.observer.folder, &known, &mut self.said);
         }
         let applied = executor.carry_out(plan, self.patience.suspects()).await;
+        if !applied.removed.is_empty() {
+            let xray = &self.parts.key.xray;
+            self.parts.around_removal.after(xray, &applied.removed);
+        }
         self.absorb(&mut known, &applied);
         if !known.read_back {
             keep_applied(&self.parts.observer.folder, &known, &mut self.said);

@@ -18,6 +18,6 @@ mod patience;
 pub mod plan;
 pub mod polled;
 pub mod pushed;
-mod said;
+
 pub mod state;
 pub mod status;

@@ -32,6 +32,17 @@ pub struct InboundState {
     pub applied_count: usize,
 }
 
+impl InboundState {
+    /// The e-mails of the inbound under the kernel id of now; where none were chosen yet, the form
+    /// that an inbound gets which is the only managed one of its Xray (`alone`), or not.
+    pub fn emails_of(&self, kernel_id: &str, alone: bool) -> Emails {
+        match &self.emails {
+            Some(emails) => emails.clone().renamed(kernel_id),
+            None => Emails::first(kernel_id, alone),
+        }
+    }
+}
+
 /// Kept in `applied.json`, for cores whose users cannot be read back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedUsers {

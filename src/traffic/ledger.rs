@@ -18,7 +18,7 @@ pub use rows::State;
 
 use crate::base::clock::Clock;
 use crate::model::report::{Decision, Report, ReportId};
-use crate::store::{Health, Spec, Store, StoreError, Work, WorkError};
+use crate::store::{self, Health, Spec, Store, StoreError, Work, WorkError};
 use collect::Cache;
 
 /// The ledger's file in the state folder.
@@ -223,6 +223,16 @@ impl Ledger {
     /// How the store is.
     pub fn health(&self) -> Health {
         self.store.health()
+    }
+
+    /// Why it cannot be used, if it cannot.
+    pub fn trouble(&self) -> Option<String> {
+        match self.store.health().state {
+            store::State::Ok => None,
+            store::State::Degraded(why)
+            | store::State::Refused(why)
+            | store::State::Failed(why) => Some(why),
+        }
     }
 
     /// Completes when a sync of the disk failed: the process has to end.

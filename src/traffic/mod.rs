@@ -1,14 +1,20 @@
 //! Every byte to the panel, once: counters are read into a ledger, and the ledger's reports are carried
-//! to the panel. Pure files decide (`forms`, `identity`, `delta`, `account`, `classify`, `pace`); the
-//! ledger keeps what was decided, and the loops carry it out.
+//! to the panel. Pure files decide (`forms`, `identity`, `delta`, `account`, `classify`, `pace`,
+//! `switches`); the ledger keeps what was decided, and the loops carry it out.
 
 pub mod account;
 pub mod baselines;
 pub mod classify;
+mod collector;
+pub mod connections;
 pub mod delta;
+pub mod engine;
 pub mod forms;
 pub mod identity;
 pub mod ledger;
+mod link;
 pub mod pace;
+mod reporter;
 pub mod sink;
 pub mod status;
+pub mod switches;

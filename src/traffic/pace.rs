@@ -159,7 +159,7 @@ mod tests {
         let now = Instant::now();
         let mut pace = Pace::default();
         pace.heard(&pending(None), now);
-        pace.heard(&pending(Some(Duration::from_secs(900))), now);
-        assert_eq!(pace.resumes_at(now), Some(now + Duration::from_secs(900)));
+        pace.heard(&pending(Some(Duration::from_mins(15))), now);
+        assert_eq!(pace.resumes_at(now), Some(now + Duration::from_mins(15)));
     }
 }

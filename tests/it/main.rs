@@ -28,3 +28,4 @@ mod sockets;
 mod sources;
 mod stage;
 mod support;
+mod traffic;

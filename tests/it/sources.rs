@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use xray_agent::base::clock::Clock;
 use xray_agent::base::supervise::Supervisor;
 use xray_agent::config::{self, Environment, Need, Sources};
+use xray_agent::model::around_removal::Nobody;
 use xray_agent::model::desired::{Desired, DesiredSource, InboundKey};
 use xray_agent::model::ids::UserId;
 use xray_agent::model::progress::Silent;
@@ -122,6 +123,7 @@ fn context(clock: Clock, polls: bool) -> Context {
         progress: Arc::new(Silent),
         further_sources: Vec::new(),
         polls,
+        around_removal: Arc::new(Nobody),
     }
 }
 

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 /// What was said last.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub struct Said {
     trouble: Option<String>,
     notes: BTreeSet<&'static str>,
     failure: Option<String>,
@@ -15,7 +15,7 @@ pub(super) struct Said {
 
 impl Said {
     /// A trouble of `subject`, or that there is none.
-    pub(super) fn state(&mut self, subject: &str, trouble: Option<&str>) {
+    pub fn state(&mut self, subject: &str, trouble: Option<&str>) {
         match trouble {
             Some(now) if self.trouble.as_deref() == Some(now) => debug!(subject, "still: {now}"),
             Some(now) => {
@@ -28,14 +28,14 @@ impl Said {
     }
 
     /// A note that is made once for as long as the process lives.
-    pub(super) fn once(&mut self, kind: &'static str, note: impl FnOnce()) {
+    pub fn once(&mut self, kind: &'static str, note: impl FnOnce()) {
         if self.notes.insert(kind) {
             note();
         }
     }
 
     /// A detail that is told when it is another one than before.
-    pub(super) fn failure(&mut self, text: String) {
+    pub fn failure(&mut self, text: String) {
         if self.failure.as_ref() == Some(&text) {
             debug!("still: {text}");
         } else {

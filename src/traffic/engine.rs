@@ -1,0 +1,253 @@
+//! Puts traffic together: one collector for each Xray, one reporter for each sink, and the ledger
+//! between them. Building touches nothing but memory; the ledger's file is opened by the first work.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::collector::{self, CollectorLink, CollectorParts};
+use super::forms::Forms;
+use super::ledger::{Ledger, Undecided, views};
+use super::link::{Leavers, Orders};
+use super::reporter::{self, ReporterLink, ReporterParts};
+use super::sink::Sink;
+use super::status::{SinkStatus, TrafficStatus, XrayTraffic};
+use crate::base::clock::Clock;
+use crate::base::supervise::{Kind, Supervisor};
+use crate::config::{Config, FirstRead, Xray};
+use crate::model::around_removal::AroundRemoval;
+use crate::model::desired::InboundKey;
+use crate::model::email::Emails;
+use crate::model::ids::UserId;
+use crate::model::report::{Decision, ReportId};
+use crate::store::StoreError;
+use crate::xray::client::XrayClient;
+
+/// A loop that was silent for this much longer than its calls can take hangs.
+const HANGS_AFTER: Duration = Duration::from_mins(5);
+/// Calls that a collector may make one after the other.
+const CALLS_IN_A_ROW: u32 = 8;
+/// A removal waits for the read before it no longer than this: access goes before bytes, which Xray
+/// still has.
+const BEFORE_REMOVAL_TAKES: Duration = Duration::from_secs(1);
+
+/// What traffic is made of.
+pub struct Context<'a> {
+    /// Every managed inbound with its e-mails, in the order of the configuration.
+    pub inbounds: &'a [(InboundKey, Emails)],
+    /// Where bytes go.
+    pub sinks: Vec<Arc<dyn Sink>>,
+    /// The clock.
+    pub clock: Clock,
+    /// Whether the end is preceded by a last read and a last flush.
+    pub on_stop: bool,
+}
+
+/// Traffic, ready to run.
+pub struct Engine {
+    collectors: Vec<CollectorParts>,
+    reporters: Vec<ReporterParts>,
+    handle: Handle,
+}
+
+/// A handle to running traffic.
+#[derive(Clone)]
+pub struct Handle {
+    collectors: Arc<BTreeMap<String, CollectorLink>>,
+    reporters: Arc<[ReporterLink]>,
+    ledger: Ledger,
+}
+
+impl Engine {
+    /// Builds what `config` names. The caller holds the lock of its state folder.
+    pub fn build(config: &Config, context: &Context<'_>) -> Result<Self, StoreError> {
+        let names: Arc<[&'static str]> = context.sinks.iter().map(|sink| sink.name()).collect();
+        let ledger = Ledger::start(&config.state_dir, names.clone(), context.clock)?;
+        let reports = Arc::new(watch::Sender::new(0));
+        let parts = |xray| collector(config, context, xray, (&ledger, &names, &reports));
+        let collectors: Vec<_> = config.xrays.iter().filter_map(parts).collect();
+        let reporter = |sink: &Arc<dyn Sink>| ReporterParts {
+            sink: sink.clone(),
+            ledger: ledger.clone(),
+            interval: config.traffic.report_interval,
+            on_unknown: config.traffic.on_unknown,
+            on_stop: context.on_stop,
+            clock: context.clock,
+            link: ReporterLink {
+                flushes: Orders::default(),
+                reports: reports.clone(),
+                status: Arc::new(watch::Sender::new(SinkStatus {
+                    sink: sink.name().to_owned(),
+                    address: sink.address(),
+                    ..SinkStatus::default()
+                })),
+            },
+            collectors: collectors
+                .iter()
+                .map(|c| c.link.ended.subscribe())
+                .collect(),
+        };
+        let reporters: Vec<_> = context.sinks.iter().map(reporter).collect();
+        let by_name = collectors
+            .iter()
+            .map(|parts| (parts.client.name().to_owned(), parts.link.clone()));
+        let handle = Handle {
+            collectors: Arc::new(by_name.collect()),
+            reporters: reporters.iter().map(|parts| parts.link.clone()).collect(),
+            ledger,
+        };
+        Ok(Self {
+            collectors,
+            reporters,
+            handle,
+        })
+    }
+
+    /// A handle to it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Hands every loop to the supervisor.
+    pub fn start(self, supervisor: &mut Supervisor) {
+        for parts in self.collectors {
+            let name = format!("traffic of {}", parts.client.name());
+            let hangs_after = HANGS_AFTER + parts.client.longest_call() * CALLS_IN_A_ROW;
+            supervisor.watched_task(name, Kind::Leaf, hangs_after, move |shutdown, heartbeat| {
+                collector::run(parts.clone(), shutdown, heartbeat)
+            });
+        }
+        for parts in self.reporters {
+            let name = format!("reports to {}", parts.sink.name());
+            supervisor.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
+                reporter::run(parts.clone(), shutdown, heartbeat)
+            });
+        }
+    }
+}
+
+/// What the collector of `xray` needs; `None` where no inbound of it is managed.
+fn collector(
+    config: &Config,
+    context: &Context<'_>,
+    xray: &Xray,
+    (ledger, sinks, reports): (&Ledger, &Arc<[&'static str]>, &Arc<watch::Sender<u64>>),
+) -> Option<CollectorParts> {
+    let of_xray = context
+        .inbounds
+        .iter()
+        .filter(|(key, _)| key.xray == xray.name);
+    let forms = Forms::of(of_xray.clone().map(|(key, emails)| (key.node, emails)));
+    let tags: Vec<_> = of_xray.map(|(key, _)| key.tag.clone()).collect();
+    if tags.is_empty() {
+        return None;
+    }
+    let inbounds = config.nodes.iter().flat_map(|node| &node.inbounds);
+    let levels = inbounds.filter(|i| i.xray == xray.name).map(|i| i.level);
+    Some(CollectorParts {
+        // A connection of its own: an answer of megabytes must not hold up a removal.
+        client: XrayClient::new(xray.clone()),
+        tags,
+        forms: Arc::new(forms),
+        levels: levels.collect(),
+        ledger: ledger.clone(),
+        sinks: sinks.clone(),
+        interval: config.traffic.collect_interval,
+        adopts: config.traffic.first_read == FirstRead::Adopt,
+        on_stop: context.on_stop,
+        clock: context.clock,
+        link: CollectorLink {
+            orders: Orders::default(),
+            leavers: Leavers::default(),
+            status: Arc::new(watch::Sender::new(XrayTraffic {
+                xray: xray.name.clone(),
+                ..XrayTraffic::default()
+            })),
+            reports: reports.clone(),
+            ended: Arc::new(watch::Sender::new(false)),
+        },
+    })
+}
+
+impl Handle {
+    /// Reads all counters into the ledger now, and tells how traffic stands then.
+    pub async fn collect(&self) -> TrafficStatus {
+        let reads = self
+            .collectors
+            .values()
+            .map(|link| link.orders.carried_out());
+        join_all(reads).await;
+        self.status()
+    }
+
+    /// Reads all counters, and sends what can be sent.
+    pub async fn pass(&self) -> TrafficStatus {
+        self.collect().await;
+        let flushes = self.reporters.iter().map(|link| link.flushes.carried_out());
+        join_all(flushes).await;
+        self.status()
+    }
+
+    /// Carries out what a person decided of a report; the number that it has then.
+    pub async fn decide(
+        &self,
+        id: ReportId,
+        decision: Decision,
+    ) -> Result<Result<ReportId, Undecided>, StoreError> {
+        let decided = self.ledger.decide(id, decision).await;
+        for link in self.reporters.iter() {
+            link.reports.send_modify(|times| *times += 1);
+        }
+        decided
+    }
+
+    /// How traffic stands.
+    pub fn status(&self) -> TrafficStatus {
+        let xrays = self.collectors.values();
+        TrafficStatus {
+            xrays: xrays.map(|link| link.status.borrow().clone()).collect(),
+            sinks: self
+                .reporters
+                .iter()
+                .map(|link| link.status.borrow().clone())
+                .collect(),
+            ledger_error: self.ledger.trouble(),
+        }
+    }
+
+    /// Sums of the whole ledger.
+    pub async fn summary(&self) -> Result<views::Summary, StoreError> {
+        self.ledger.summary().await
+    }
+
+    /// Completes, with the reason, when a sync of the disk failed: the process has to end.
+    pub async fn failed(&self) -> String {
+        self.ledger.failed().await
+    }
+}
+
+impl AroundRemoval for Handle {
+    fn before<'a>(&'a self, xray: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let Some(link) = self.collectors.get(xray) else {
+                return;
+            };
+            let read = timeout(BEFORE_REMOVAL_TAKES, link.orders.carried_out()).await;
+            if read.is_err() {
+                debug!(xray, "users are removed before their counters were read");
+            }
+        })
+    }
+
+    fn after(&self, xray: &str, users: &[UserId]) {
+        if let Some(link) = self.collectors.get(xray) {
+            link.leavers.add(users.iter().copied());
+            link.orders.give();
+        }
+    }
+}
