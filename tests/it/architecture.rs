@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 22] = [
+const PURE: [&str; 23] = [
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
@@ -57,6 +57,7 @@ const PURE: [&str; 22] = [
     "base/duration.rs",
     "base/redact.rs",
     "traffic/classify.rs",
+    "traffic/switches.rs",
 ];
 
 /// What a pure file does not mention.
