@@ -50,7 +50,7 @@ impl Connections {
 
     /// Established TCP connections to the managed inbounds. `None` where that cannot be told: Xray
     /// may be on another host or does not tell where it listens, none of them listens on TCP, the
-    /// kernel does not tell its sockets, or not in time. `now` ages what is remembered of the ports.
+    /// kernel does not tell its sockets, or not in time. By `now` the ports remembered grow old.
     pub async fn established(&mut self, now: Instant) -> Option<usize> {
         if self.client.may_be_remote() {
             return None;

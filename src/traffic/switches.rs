@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// For so long connections are seen without a counter before that says something. Xray makes a user's
-/// counters at his first request; who does not log in is cut after seconds.
+/// For so long connections are seen without a counter before that says something. Xray makes a
+/// user's counters at his first request; who does not log in is cut after seconds.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// What a level of Xray's policy has to hold: without the last, who is online is not known.
 const COUNTED: &str =
@@ -37,8 +37,8 @@ pub enum Lack {
     StatsOrPolicy,
 }
 
-/// What has been seen of one Xray. What lacks is mended by a restart of Xray only, so a new run of it
-/// may be given a new one of these.
+/// What has been seen of one Xray. What lacks is mended by a restart of Xray only, so a new run of
+/// it may be given a new one of these.
 #[derive(Clone, Debug, Default)]
 pub struct Switches {
     lacks: Option<Lack>,
@@ -47,8 +47,8 @@ pub struct Switches {
 }
 
 impl Switches {
-    /// Takes in one read, made at `now`; reads come in the order of time. Whether what lacks is another
-    /// than before.
+    /// Takes in one read, made at `now`; reads come in the order of time. Whether what lacks is
+    /// another than before.
     pub fn read(&mut self, now: Instant, seen: Seen) -> bool {
         let before = self.lacks;
         match seen {
@@ -77,8 +77,8 @@ impl Switches {
 }
 
 impl Lack {
-    /// What was seen and what mends it, in one line: with the exact members of Xray's configuration,
-    /// for users of these policy levels (none: level 0).
+    /// What was seen and what mends it, in one line, with the exact members of Xray's
+    /// configuration for users of these policy levels (none: level 0).
     pub fn mend(self, levels: &[u32]) -> String {
         let levels: BTreeSet<u32> = levels.iter().copied().collect();
         let levels = if levels.is_empty() {
@@ -96,21 +96,22 @@ impl Lack {
                 "nothing needs doing if none of them is a user",
             ),
         };
-        let (members, whose) = (self.members(&levels), whose(&levels));
         format!(
-            "{what}: merge into Xray's configuration {members} and restart Xray; {how}; {whose}"
+            "{what}: merge into Xray's configuration {} and restart Xray; {how}; {}",
+            self.members(&levels),
+            whose(&levels)
         )
     }
 
     /// The members of Xray's configuration that it needs, as they stand between its outer braces.
     fn members(self, levels: &BTreeSet<u32>) -> String {
-        let levels: Vec<_> = levels
+        let counted: Vec<_> = levels
             .iter()
-            .map(|l| format!("\"{l}\": {COUNTED}"))
+            .map(|level| format!("\"{level}\": {COUNTED}"))
             .collect();
         let counting = format!(
             r#""stats": {{}}, "policy": {{"levels": {{{}}}}}"#,
-            levels.join(", ")
+            counted.join(", ")
         );
         match self {
             Self::StatsService => {
@@ -123,16 +124,13 @@ impl Lack {
 
 /// To whom the levels belong.
 fn whose(levels: &BTreeSet<u32>) -> String {
-    let names: Vec<_> = levels.iter().map(u32::to_string).collect();
-    let named = if levels.iter().all(|level| *level == 0) {
-        String::new()
-    } else {
-        format!(
-            "the inbounds' users are configured with level {}; ",
-            names.join(", ")
-        )
-    };
-    format!("{named}users of any other level need the same for theirs")
+    let others = "users of any other level need the same for theirs";
+    if levels.iter().all(|level| *level == 0) {
+        return others.to_owned();
+    }
+    let levels: Vec<_> = levels.iter().map(u32::to_string).collect();
+    let levels = levels.join(", ");
+    format!("the inbounds' users are configured with level {levels}; {others}")
 }
 
 #[cfg(test)]
