@@ -29,3 +29,4 @@ mod sources;
 mod stage;
 mod support;
 mod traffic;
+mod uncounted;
