@@ -80,6 +80,7 @@ pub(super) async fn run(parts: CollectorParts, mut shutdown: Shutdown, heartbeat
     let mut collector = Collector {
         connections: Connections::new(parts.client.clone(), parts.tags.clone()),
         switches: Switches::default(),
+        boot: None,
         said: Said::default(),
         parts,
     };
@@ -109,6 +110,8 @@ struct Collector {
     parts: CollectorParts,
     connections: Connections,
     switches: Switches,
+    /// The run of Xray that was read last.
+    boot: Option<Boot>,
     said: Said,
 }
 
@@ -141,6 +144,11 @@ impl Collector {
             }
             read => read?,
         };
+        if !self.boot.as_ref().is_some_and(|last| last.is_same(&boot)) {
+            // Its configuration may be another one.
+            self.switches = Switches::default();
+        }
+        self.boot = Some(boot.clone());
         let seen = self.seen(&counters).await;
         self.look_at_switches(seen);
         let reading = Reading {
@@ -217,9 +225,7 @@ impl Collector {
             .map(|lack| lack.mend(&self.parts.levels));
         let name = self.parts.client.name();
         if let Some(mend) = &mend {
-            self.said.once("switches", || {
-                warn!(xray = name, "no traffic is counted: {mend}");
-            });
+            self.said.once("switches", || warn!(xray = name, "{mend}"));
         }
         self.parts
             .link
