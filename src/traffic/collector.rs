@@ -87,7 +87,7 @@ pub(super) async fn run(parts: CollectorParts, mut shutdown: Shutdown, heartbeat
     let mut next = Instant::now();
     loop {
         heartbeat.beat();
-        // All arms are cancel-safe, and what follows is not cut short by the wish to end.
+        // All arms are cancel-safe.
         tokio::select! {
             () = shutdown.requested() => break,
             _ = orders.changed() => {}
@@ -98,7 +98,12 @@ pub(super) async fn run(parts: CollectorParts, mut shutdown: Shutdown, heartbeat
             }
         }
         next = Instant::now() + collector.parts.interval;
-        collector.turn().await;
+        // A read that is cut short is made once more below; what it has handed to the ledger is
+        // written all the same.
+        tokio::select! {
+            () = shutdown.requested() => break,
+            () = collector.turn() => {}
+        }
     }
     if collector.parts.on_stop {
         let _ = timeout(LAST_READ_TAKES, collector.turn()).await;
