@@ -29,4 +29,5 @@ mod sources;
 mod stage;
 mod support;
 mod traffic;
+mod traffic_world;
 mod uncounted;

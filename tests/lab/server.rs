@@ -59,6 +59,19 @@ impl ServerConfig {
         self.edit(|json| json["api"]["listen"] = listen.into())
     }
 
+    /// A further way to the API, on a free port of its own: its address.
+    pub fn private_api(self) -> (Self, String) {
+        let port = free_port().expect("a free port for the API");
+        let server = self.edit(|json| {
+            let door = json!({"tag": "api-door", "listen": "127.0.0.1", "port": port,
+                "protocol": "dokodemo-door", "settings": {"address": "127.0.0.1"}});
+            list(&mut json["inbounds"]).push(door);
+            json["routing"] =
+                json!({"rules": [{"inboundTag": ["api-door"], "outboundTag": "api"}]});
+        });
+        (server, format!("127.0.0.1:{port}"))
+    }
+
     pub fn services(self, names: &[&str]) -> Self {
         self.edit(|json| json["api"]["services"] = json!(names))
     }

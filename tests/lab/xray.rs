@@ -41,6 +41,23 @@ impl Xray {
         })
     }
 
+    /// Starts one that shares its API's port with another that runs, as Xray lets it: which of the two
+    /// answers is up to the kernel, anew for each connection.
+    pub async fn start_sharing_the_api(config: impl Into<Value>) -> Result<Self> {
+        let config = config.into();
+        let folder = tempfile::Builder::new().prefix("lab-xray-").tempdir()?;
+        let own: Vec<_> = gates(&config)
+            .into_iter()
+            .filter(|gate| Some(gate) != api_gate(&config).as_ref())
+            .collect();
+        let process = launch_on(&folder, &config, &own).await?;
+        Ok(Self {
+            config,
+            process,
+            folder,
+        })
+    }
+
     /// SIGKILL. Users added by the API are gone with it.
     pub async fn kill(&mut self) -> Result<()> {
         self.process.kill().await
@@ -117,8 +134,12 @@ fn log_path(folder: &TempDir) -> PathBuf {
 }
 
 async fn launch(folder: &TempDir, config: &Value) -> Result<Process> {
-    let gates = gates(config);
-    for gate in &gates {
+    launch_on(folder, config, &gates(config)).await
+}
+
+/// Waits for these gates only.
+async fn launch_on(folder: &TempDir, config: &Value, gates: &[Gate]) -> Result<Process> {
+    for gate in gates {
         if gate.accepts().await {
             bail!("something listens already where an Xray is to start: {gate:?}");
         }
@@ -139,7 +160,7 @@ async fn launch(folder: &TempDir, config: &Value) -> Result<Process> {
             if !process.is_alive() {
                 return Some(false);
             }
-            for gate in &gates {
+            for gate in gates {
                 if !gate.accepts().await {
                     return None;
                 }
