@@ -25,8 +25,9 @@ use crate::xray::client::XrayClient;
 use crate::xray::counters::UserCounters;
 use crate::xray::error::XrayError;
 
-/// A read that met a restart of Xray is made once more at once.
-const READS: usize = 2;
+/// A read that met a restart of Xray, or answers that were too slow to tell which run they are of, is
+/// made so many times at once.
+const READS: usize = 3;
 /// At the latest after this the loop wakes, so that it can be seen to live.
 const WAKE: Duration = Duration::from_secs(30);
 /// The last read before the end takes at most this; what it misses, Xray still has.
@@ -38,8 +39,8 @@ pub(super) enum CollectError {
     /// Xray did not answer as it should.
     #[error(transparent)]
     Xray(#[from] XrayError),
-    /// Two runs of Xray, or two Xrays, were read at once.
-    #[error("Xray restarted while its counters were read")]
+    /// Two runs of Xray, or two Xrays, were read at once, or it cannot be told.
+    #[error("Xray restarted while its counters were read, or answers too slowly to tell")]
     Torn,
     /// The ledger could not take it.
     #[error("{0}")]
@@ -81,6 +82,7 @@ pub(super) async fn run(parts: CollectorParts, mut shutdown: Shutdown, heartbeat
         connections: Connections::new(parts.client.clone(), parts.tags.clone()),
         switches: Switches::default(),
         boot: None,
+        lost: None,
         said: Said::default(),
         parts,
     };
@@ -117,6 +119,8 @@ struct Collector {
     switches: Switches,
     /// The run of Xray that was read last.
     boot: Option<Boot>,
+    /// Connections lost when the last read was taken in; `None` where it is not known whether one was.
+    lost: Option<u64>,
     said: Said,
 }
 
@@ -142,7 +146,7 @@ impl Collector {
     }
 
     async fn collect(&mut self) -> Result<(), CollectError> {
-        let (boot, counters) = match self.read().await {
+        let (boot, counters, lost) = match self.read().await {
             Err(CollectError::Xray(error @ XrayError::Unimplemented(_))) => {
                 self.look_at_switches(Seen::NoService);
                 return Err(error.into());
@@ -161,10 +165,13 @@ impl Collector {
             forms: self.parts.forms.clone(),
             boot,
             remote: self.parts.client.may_be_remote(),
+            same_connection: self.lost == Some(lost),
             counters: Arc::new(counters),
             adopts: self.parts.adopts,
         };
+        self.lost = None;
         let collected = self.parts.ledger.collect(reading).await?;
+        self.lost = Some(lost);
         self.tell(&collected);
         let now = self.parts.clock.now();
         self.parts
@@ -174,25 +181,30 @@ impl Collector {
         Ok(())
     }
 
-    /// All counters, surely of one run of one Xray.
-    async fn read(&self) -> Result<(Boot, UserCounters), CollectError> {
+    /// All counters, surely of one run of one Xray, with how many connections were lost until then.
+    async fn read(&self) -> Result<(Boot, UserCounters, u64), CollectError> {
         let client = &self.parts.client;
-        let lost = client.lost_connections();
+        let connections = client.lost_connections();
         for _ in 0..READS {
-            let lost_before = *lost.borrow();
+            let lost = *connections.borrow();
             let before = self.boot().await?;
             let counters = client.user_counters().await?;
             let after = self.boot().await?;
-            if before.is_same(&after) && lost_before == *lost.borrow() {
-                return Ok((after, counters));
+            let is_whole = before
+                .zip(after.as_ref())
+                .is_some_and(|(before, after)| before.is_same(after));
+            if let (Some(boot), true) = (after, is_whole && lost == *connections.borrow()) {
+                return Ok((boot, counters, lost));
             }
         }
         Err(CollectError::Torn)
     }
 
-    async fn boot(&self) -> Result<Boot, XrayError> {
+    /// Which run answers; `None` where that cannot be told for certain.
+    async fn boot(&self) -> Result<Option<Boot>, XrayError> {
+        let asked = self.parts.clock.moment();
         let stats = self.parts.client.sys_stats().await?;
-        Ok(Boot::of(&stats, &self.parts.clock.moment()))
+        Ok(Boot::between(&stats, &asked, &self.parts.clock.moment()))
     }
 
     /// The last bytes of users who were removed are reported at once.

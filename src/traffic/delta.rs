@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::baselines::{Baselines, Bytes, Moved, Name, Odd};
 use super::forms::{Forms, Owner};
 use crate::model::ids::{NodeId, UserId};
-use crate::xray::counters::{Counter, Direction, UserCounters};
+use crate::xray::counters::{Counter, UserCounters};
 
 /// What a counter's values mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,26 +67,26 @@ pub fn count(against: Against<'_>, counters: &UserCounters) -> Counted {
 }
 
 /// Whether all of these baselines are there in `counters` and none is above its counter: so it is the
-/// same Xray, or one that has moved more bytes of everybody since.
+/// same Xray, or one that has moved more bytes of everybody since. `false` where there is nothing to
+/// know it by.
 pub fn has_grown(forms: &Forms, baselines: &Baselines, counters: &UserCounters) -> bool {
-    let mut missing: usize = Direction::BOTH
-        .map(|way| nonzero(baselines, way))
-        .iter()
-        .sum();
-    if missing == 0 {
-        return false;
-    }
+    nonzero(baselines) > 0 && !is_behind(forms, baselines, counters)
+}
+
+/// Whether one of these baselines is not there in `counters`, or above its counter.
+pub fn is_behind(forms: &Forms, baselines: &Baselines, counters: &UserCounters) -> bool {
+    let mut missing = nonzero(baselines);
     for counter in counters.iter() {
         let before = match known(forms, baselines, counter.email) {
             Some((_, before)) => before.of(counter.direction),
             None => continue,
         };
         if counter.bytes < before {
-            return false;
+            return true;
         }
         missing = missing.saturating_sub(usize::from(before > 0));
     }
-    missing == 0
+    missing > 0
 }
 
 struct Count<'a> {
@@ -100,20 +100,24 @@ impl Count<'_> {
         let Against {
             forms, baselines, ..
         } = self.against;
-        let Some((owner, before)) = known(forms, baselines, counter.email) else {
+        let Some((owner, at_rest)) = known(forms, baselines, counter.email) else {
             self.counted.foreign += 1;
             self.counted.foreign_bytes = self.counted.foreign_bytes.saturating_add(counter.bytes);
             return;
         };
         self.counted.ours += 1;
-        if counter.bytes == before.of(counter.direction) {
+        if counter.bytes == at_rest.of(counter.direction) {
             return;
         }
         let name = owner
             .usual
             .map_or_else(|| Name::Odd(counter.email.into()), Name::Usual);
         // Its other way may have moved already, or, in a garbled answer, itself.
-        let before = self.moved.get(&name).map_or(before, |moved| moved.bytes);
+        let before = self.moved.get(&name).map_or(at_rest, |moved| moved.bytes);
+        let came_before = before.of(counter.direction) != at_rest.of(counter.direction);
+        if came_before && counter.bytes <= before.of(counter.direction) {
+            return;
+        }
         let (base, delta) = self.judge(counter, before.of(counter.direction));
         if delta > 0 {
             let of_user = self
@@ -154,8 +158,9 @@ impl Count<'_> {
             self.counted.resets += 1;
             (value, value)
         } else {
-            // Reset, or the other process's: no telling, so nothing is new.
-            (before, 0)
+            // Reset, or the other process's: no telling, so nothing is new, and nothing of it will
+            // be when the others are known no more.
+            (value.max(before), 0)
         }
     }
 }
@@ -182,10 +187,15 @@ fn known(forms: &Forms, baselines: &Baselines, email: &str) -> Option<(Owner, By
     }
 }
 
-fn nonzero(baselines: &Baselines, way: Direction) -> usize {
+/// How many counters are above zero, each way by itself.
+fn nonzero(baselines: &Baselines) -> usize {
     let usual = baselines.usual.values();
     usual
         .chain(baselines.odd.values().map(|odd| &odd.bytes))
-        .filter(|bytes| bytes.of(way) > 0)
-        .count()
+        .map(|bytes| usize::from(bytes.up > 0) + usize::from(bytes.down > 0))
+        .sum()
 }
+
+#[cfg(test)]
+#[path = "delta_tests.rs"]
+mod tests;

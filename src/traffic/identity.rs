@@ -1,14 +1,24 @@
 //! Which of the boots that we know answers. Keeps: a boot that may be one we know is never taken for
 //! a new one, whose counters would count whole. Pure.
 
-use crate::xray::boot::Boot;
+use crate::xray::boot::{Boot, TOLERANCE_MS};
 
-/// Uptime is cut to whole seconds: a start may have been up to one earlier than it seems.
-const UPTIME_GRAIN_MS: i64 = 1_000;
-/// By so much the start of one boot may seem to move, and more.
-const START_GRAIN_MS: i64 = 5_000;
+/// Two sights of one start are within the tolerance of the row that they were put to, so that they
+/// are within twice that of each other.
+const TWINS_APART_MS: u64 = 2 * TOLERANCE_MS;
 
-/// Since when the ledger knows an Xray.
+/// What the known boots say of the one that is seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// It is the one at this place.
+    Same(usize),
+    /// It may be one of these; what their counters say decides. The last seen first.
+    Perhaps(Vec<usize>),
+    /// It is none of them.
+    New,
+}
+
+/// Since when the ledger knows an Xray: what an older run of it has counted is adopted, not billed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Birth {
     /// The kernel's boot id then.
@@ -17,22 +27,24 @@ pub struct Birth {
     pub at_ms: i64,
 }
 
-/// What the known boots say of the one that is seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// It is the one at this place.
-    Same(usize),
-    /// It is one of these if all of that one's counters are there and none went back; else a new
-    /// one. Most likely first.
-    Perhaps(Vec<usize>),
-    /// It is none of them.
-    New,
+impl Birth {
+    /// A ledger that bills also what the Xrays counted before it (`first_read = "count"`).
+    pub fn of_all_time(kernel: &str) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            at_ms: i64::MIN,
+        }
+    }
 }
 
 /// Which of `known` (the last seen first) is `seen`. `remote`: its clock may run otherwise than ours.
 pub fn identify(known: &[Boot], seen: &Boot, remote: bool) -> Identity {
+    let is_same = |known: &Boot| {
+        let apart = known.apart_ms(seen, remote);
+        apart.is_some_and(|ms| ms <= TOLERANCE_MS) && known.has_grown_to(seen)
+    };
     let same = (0..known.len())
-        .filter(|&at| known[at].is_same(seen))
+        .filter(|&at| is_same(&known[at]))
         // Of several processes that started together, it is the one closest from below.
         .max_by_key(|&at| (known[at].total_alloc, known[at].mallocs));
     if let Some(at) = same {
@@ -48,22 +60,47 @@ pub fn identify(known: &[Boot], seen: &Boot, remote: bool) -> Identity {
     }
 }
 
-/// Where clocks say nothing: our host has booted and the Xray of another host has not, or that
-/// host's clock and ours have drifted apart.
+/// Where clocks say nothing: our host has booted and the Xray of another host has not; or that
+/// host's clock and ours have drifted apart, or one of them slept. An Xray that seems to be on this
+/// host is on another one when its address leads through a tunnel.
 fn may_be(known: &Boot, seen: &Boot, remote: bool) -> bool {
     let other_kernel = known.kernel_boot_id != seen.kernel_boot_id;
     // No process on this host is older than its kernel.
     let outlived_our_kernel = other_kernel && seen.started_ms <= 0;
-    let drifted = remote && !other_kernel;
+    let drifted = !other_kernel && (remote || known.is_near(seen, TOLERANCE_MS));
     (outlived_our_kernel || drifted) && seen.uptime_s >= known.uptime_s && known.has_grown_to(seen)
 }
 
 /// Boots that started when `seen` did, other than the one at `except`: processes that share a port, or
 /// one that ended at once. Which of them a counter is of cannot be told for certain.
-pub fn twins(known: &[Boot], seen: &Boot, except: Option<usize>) -> Vec<usize> {
+pub fn twins(known: &[Boot], seen: &Boot, remote: bool, except: Option<usize>) -> Vec<usize> {
+    let is_twin = |known: &Boot| {
+        let apart = known.apart_ms(seen, remote);
+        apart.is_some_and(|ms| ms <= TWINS_APART_MS)
+    };
     (0..known.len())
-        .filter(|&at| Some(at) != except && known[at].started_with(seen))
+        .filter(|&at| Some(at) != except && is_twin(&known[at]))
         .collect()
+}
+
+/// Boots from before our host booted that may be the one that is seen now.
+pub fn forerunners(known: &[Boot], seen: &Boot, remote: bool) -> Vec<usize> {
+    (0..known.len())
+        .filter(|&at| known[at].kernel_boot_id != seen.kernel_boot_id)
+        .filter(|&at| may_be(&known[at], seen, remote))
+        .collect()
+}
+
+/// The row of a boot that is seen again. Its start stays what it was when it was first seen: one that
+/// followed would wander, from one process to a twin of it, out of sight of the first.
+pub fn seen_again(known: &Boot, seen: &Boot, remote: bool) -> Boot {
+    let mut row = seen.clone();
+    let apart = known.apart_ms(seen, remote);
+    if apart.is_some_and(|ms| ms <= TOLERANCE_MS) {
+        row.started_ms = known.started_ms;
+        row.started_awake_ms = known.started_awake_ms;
+    }
+    row
 }
 
 /// Whether `seen` may have counted before the ledger knew that Xray. In doubt, yes: then its bytes
@@ -72,23 +109,29 @@ pub fn is_older_than(seen: &Boot, birth: &Birth) -> bool {
     if seen.kernel_boot_id != birth.kernel {
         return seen.started_ms <= 0;
     }
-    seen.started_ms - UPTIME_GRAIN_MS < birth.at_ms
+    // Uptime is cut to whole seconds: the start may have been up to one earlier.
+    seen.started_ms - 1_000 < birth.at_ms
 }
 
-/// Since when an Xray is known after one of its boots was forgotten: if that one answers once more,
-/// it is adopted like any other that is older than the ledger's memory. `seen` is the boot of now.
-pub fn born_after(birth: &Birth, forgotten: &Boot, seen: &Boot) -> Birth {
-    let at_ms = forgotten.started_ms.saturating_add(START_GRAIN_MS);
-    // One of an earlier boot of our host is on another host, and older than this one by its start.
-    let is_of_now = forgotten.kernel_boot_id == seen.kernel_boot_id;
-    let is_known = forgotten.kernel_boot_id == birth.kernel && at_ms <= birth.at_ms;
-    if is_known || !is_of_now {
-        return birth.clone();
+/// The birth of a ledger that forgets `dropped`, under the kernel that runs now: that boot, should it
+/// answer again, is older than the ledger, so that its bytes do not count whole.
+#[must_use]
+pub fn born_after(birth: &Birth, dropped: &Boot, kernel_now: &str) -> Birth {
+    let at_ms = dropped.started_ms.saturating_add_unsigned(TWINS_APART_MS);
+    if dropped.kernel_boot_id == birth.kernel {
+        return Birth {
+            kernel: birth.kernel.clone(),
+            at_ms: birth.at_ms.max(at_ms),
+        };
     }
-    Birth {
-        kernel: forgotten.kernel_boot_id.clone(),
-        at_ms,
+    if dropped.kernel_boot_id == kernel_now {
+        return Birth {
+            kernel: kernel_now.to_owned(),
+            at_ms,
+        };
     }
+    // What ran under a kernel that runs no more is older than that one's successor, which is enough.
+    birth.clone()
 }
 
 #[cfg(test)]
@@ -132,7 +175,10 @@ mod tests {
             identify(&known, &boot("k", 50_000, 12, 95), false),
             Identity::Same(1)
         );
-        assert_eq!(twins(&known, &boot("k", 50_000, 12, 95), Some(1)), [0, 2]);
+        assert_eq!(
+            twins(&known, &boot("k", 50_000, 12, 95), false, Some(1)),
+            [0, 2]
+        );
     }
 
     #[test]
@@ -202,5 +248,80 @@ mod tests {
         for (seen, older, what) in table {
             assert_eq!(is_older_than(&seen, &birth), older, "{what}");
         }
+    }
+
+    #[test]
+    fn a_boot_that_is_forgotten_is_older_than_the_ledger_from_then_on() {
+        let birth = |kernel: &str, at_ms| Birth {
+            kernel: kernel.to_owned(),
+            at_ms,
+        };
+        let table = [
+            (birth("k", 1), boot("k", 9_000, 1, 1), birth("k", 13_000)),
+            (
+                birth("k", 50_000),
+                boot("k", 9_000, 1, 1),
+                birth("k", 50_000),
+            ),
+            (
+                birth("old", 50_000),
+                boot("k", 9_000, 1, 1),
+                birth("k", 13_000),
+            ),
+            (
+                birth("k", 5_000),
+                boot("old", 9_000, 1, 1),
+                birth("k", 5_000),
+            ),
+            (
+                birth("old", 5_000),
+                boot("mid", 9_000, 1, 1),
+                birth("old", 5_000),
+            ),
+        ];
+        for (before, dropped, expected) in table {
+            let after = born_after(&before, &dropped, "k");
+            assert_eq!(after, expected, "{before:?} {dropped:?}");
+            let again = Boot {
+                started_ms: dropped.started_ms - 500,
+                ..dropped
+            };
+            if again.kernel_boot_id == "k" {
+                assert!(is_older_than(&again, &after), "{again:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_boot_does_not_wander_with_the_process_that_answers() {
+        let mut row = boot("k", 50_000, 1, 1);
+        for (started, grown) in [(51_500, 2), (52_000, 3), (50_100, 4)] {
+            let seen = boot("k", started, 9, grown);
+            assert_eq!(
+                identify(std::slice::from_ref(&row), &seen, false),
+                Identity::Same(0)
+            );
+            row = seen_again(&row, &seen, false);
+            assert_eq!((row.started_ms, row.total_alloc), (50_000, grown));
+        }
+        let drifted = boot("k", 60_000, 99, 99);
+        assert_eq!(seen_again(&row, &drifted, true), drifted);
+    }
+
+    #[test]
+    fn a_suspend_of_this_host_makes_no_two_processes_on_it_one() {
+        let slept = |started_ms, awake_ms, grown| Boot {
+            started_awake_ms: Some(awake_ms),
+            ..boot("k", started_ms, 9, grown)
+        };
+        let known = [slept(100_000, 100_000, 5), slept(40_000, 40_000, 3)];
+        let seen = slept(40_000, 100_000, 9);
+        assert_eq!(identify(&known, &seen, false), Identity::Same(1));
+        assert_eq!(identify(&known, &seen, true), Identity::Same(0));
+        let elsewhere = slept(20_000, 40_000, 9);
+        assert_eq!(
+            identify(&known, &elsewhere, false),
+            Identity::Perhaps(vec![1])
+        );
     }
 }

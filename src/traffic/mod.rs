@@ -18,3 +18,8 @@ mod reporter;
 pub mod sink;
 pub mod status;
 pub mod switches;
+
+#[cfg(test)]
+mod history_tests;
+#[cfg(test)]
+mod history_world;

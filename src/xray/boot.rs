@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::client::SysStats;
 use crate::base::clock::Moment;
 
-/// Uptime comes in whole seconds, and the answer takes time to arrive.
-const TOLERANCE_MS: u64 = 2_000;
+/// How far apart two sights of one start can be: uptime comes in whole seconds, and an answer may
+/// take up to a second to arrive. One that takes longer must not be used.
+pub const TOLERANCE_MS: u64 = 2_000;
+
+/// Together with the second that uptime is cut to, this stays within the tolerance.
+const ANSWER_MAX: Duration = Duration::from_millis(900);
 
 /// One run of one Xray, as seen at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,21 @@ impl Boot {
         }
     }
 
+    /// From an answer of GetSysStats that was asked for at `asked` and received at `answered`. `None`
+    /// when it took so long, or this host slept meanwhile, that it does not tell when Xray started:
+    /// such a boot could pass for a new one, whose counters would count whole.
+    pub fn between(stats: &SysStats, asked: &Moment, answered: &Moment) -> Option<Self> {
+        let is_within = |asked: Duration, answered: Duration| {
+            answered
+                .checked_sub(asked)
+                .is_some_and(|took| took <= ANSWER_MAX)
+        };
+        let is_prompt = asked.kernel_boot_id == answered.kernel_boot_id
+            && is_within(asked.monotonic, answered.monotonic)
+            && is_within(asked.with_suspend, answered.with_suspend);
+        is_prompt.then(|| Self::of(stats, answered))
+    }
+
     /// Whether `later` is the same run, seen again.
     pub fn is_same(&self, later: &Self) -> bool {
         self.started_with(later) && self.has_grown_to(later)
@@ -57,13 +76,29 @@ impl Boot {
 
     /// Whether both started at the same time, as far as clocks can tell.
     pub fn started_with(&self, other: &Self) -> bool {
-        let near = |a: i64, b: i64| a.abs_diff(b) <= TOLERANCE_MS;
-        let awake = match (self.started_awake_ms, other.started_awake_ms) {
-            (Some(a), Some(b)) => near(a, b),
-            _ => false,
+        self.is_near(other, TOLERANCE_MS)
+    }
+
+    /// Whether both started within `apart_ms` of each other, on either clock.
+    pub fn is_near(&self, other: &Self, apart_ms: u64) -> bool {
+        [false, true].iter().any(|&remote| {
+            self.apart_ms(other, remote)
+                .is_some_and(|ms| ms <= apart_ms)
+        })
+    }
+
+    /// Milliseconds between both starts, on the clock by which an Xray on this host runs, or
+    /// (`remote`) one on another host. `None` where that clock says nothing.
+    pub fn apart_ms(&self, other: &Self, remote: bool) -> Option<u64> {
+        if self.kernel_boot_id != other.kernel_boot_id {
+            return None;
+        }
+        let starts = if remote {
+            self.started_awake_ms.zip(other.started_awake_ms)
+        } else {
+            Some((self.started_ms, other.started_ms))
         };
-        self.kernel_boot_id == other.kernel_boot_id
-            && (near(self.started_ms, other.started_ms) || awake)
+        starts.map(|(a, b)| a.abs_diff(b))
     }
 
     /// Whether what only grows within one process has not gone back in `later`.
@@ -129,5 +164,27 @@ mod tests {
         let mut other_kernel = boot(1010, 110, 6);
         other_kernel.kernel_boot_id = "other".into();
         assert!(!first.is_same(&other_kernel));
+    }
+
+    #[test]
+    fn an_answer_that_took_too_long_tells_no_boot() {
+        let moment = |monotonic_ms, slept_ms| Moment {
+            monotonic: Duration::from_millis(monotonic_ms),
+            with_suspend: Duration::from_millis(monotonic_ms + slept_ms),
+            kernel_boot_id: "kernel".into(),
+        };
+        let asked = moment(50_000, 0);
+        let table = [
+            (moment(50_003, 0), true, "at once"),
+            (moment(50_900, 0), true, "late"),
+            (moment(50_901, 0), false, "too late"),
+            (moment(50_003, 5_000), false, "after a suspend"),
+            (moment(49_000, 0), false, "clocks never go back"),
+        ];
+        for (answered, expected, what) in table {
+            let boot = Boot::between(&SysStats::default(), &asked, &answered);
+            let at_once = Boot::of(&SysStats::default(), &answered);
+            assert_eq!(boot, expected.then_some(at_once), "{what}");
+        }
     }
 }

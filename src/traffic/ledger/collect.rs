@@ -31,6 +31,8 @@ pub struct Reading {
     pub boot: Boot,
     /// Whether it may be on another host.
     pub remote: bool,
+    /// Whether it came over the connection of the last read that was taken in.
+    pub same_connection: bool,
     /// The counters.
     pub counters: Arc<UserCounters>,
     /// Whether a boot older than the ledger is adopted.
@@ -128,18 +130,18 @@ pub(super) fn take_in(
     now_ms: i64,
 ) -> Done<(Collected, Taken)> {
     let xray = &*reading.xray;
-    let birth = rows::birth(connection, xray, &cache.born)?;
+    let begins = if reading.adopts {
+        cache.born.clone()
+    } else {
+        Birth::of_all_time(&cache.born.kernel)
+    };
+    let birth = rows::birth(connection, xray, &begins)?;
     let known = rows::boots(connection, xray)?;
     let entry = put_to_account(connection, cache, reading, &birth, &known)?;
     let before = entry.boot.map(|place| &known[place]);
     let adopted = before.map_or(entry.counted.adopted, |row| row.adopted);
-    let id = rows::keep_boot(
-        connection,
-        xray,
-        before.map(|row| row.id),
-        &reading.boot,
-        adopted,
-    )?;
+    let id = before.map(|row| row.id);
+    let id = rows::keep_boot(connection, xray, id, &entry.row, adopted)?;
     let mut baselines = match cache.take(xray, id) {
         Some(baselines) => baselines,
         None => load(connection, &reading.forms, id)?,
@@ -187,13 +189,13 @@ fn put_to_account(
     let read = Read {
         boot: &reading.boot,
         remote: reading.remote,
+        same_connection: reading.same_connection,
         counters: &reading.counters,
     };
     let of_xray = Books {
         forms: &reading.forms,
         birth,
         known: &boots,
-        adopts: reading.adopts,
     };
     account(read, of_xray, |place| {
         let id = known[place].id;
@@ -284,7 +286,7 @@ fn forget_old(
         connection
             .prepare_cached("DELETE FROM boot WHERE id = ?1")?
             .execute([row.id])?;
-        later = born_after(&later, &row.boot, &reading.boot);
+        later = born_after(&later, &row.boot, &reading.boot.kernel_boot_id);
         rows::set_birth(connection, &reading.xray, &later)?;
     }
     Ok(())
