@@ -8,8 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::lab::secrets::nth_uuid;
-use crate::lab::stats::{reset_user_counters, user_counters};
-use crate::lab::{AgentCommand, Client, Origin, Panel, ServerConfig, Transfer, Xray, eventually};
+use crate::lab::stats::{reset_user_counters, uptime_s, user_counters};
+use crate::lab::{
+    AgentCommand, Client, Origin, Panel, ServerConfig, Transfer, Xray, eventually, free_port,
+};
 use crate::support::{LONG, TOKEN, folder, grpc_agent};
 
 const TAG: &str = "in-vless";
@@ -80,24 +82,32 @@ async fn a_new_ledger_beside_an_old_xray_bills_only_what_comes_after_it() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_xrays_on_one_port_are_told_apart() -> Result<()> {
-    // Both have the user in their configuration: nobody need be added to the one that answers.
+    // Both have the user in their configuration: nobody need be added to the one that answers. Each
+    // has a door of its own besides the shared one, to be asked what it counted.
     let user = json!({"email": nth_uuid(0), "id": nth_uuid(0)});
-    let (first, first_api) = ServerConfig::new()
-        .vless(TAG)
-        .with_client(TAG, user.clone())
-        .private_api();
-    let shared = first.api_addr();
-    let (second, second_api) = ServerConfig::new()
-        .vless(TAG)
-        .with_client(TAG, user)
-        .private_api();
-    let second = second.api_on(&shared);
+    let shared = free_port()?;
+    let server = |own: u16| {
+        ServerConfig::new()
+            .vless(TAG)
+            .with_client(TAG, user.clone())
+            .api_behind_doors(&[shared, own])
+    };
+    let (first_port, second_port) = (free_port()?, free_port()?);
+    let (first, second) = (server(first_port), server(second_port));
+    let first_api = format!("127.0.0.1:{first_port}");
+    let second_api = format!("127.0.0.1:{second_port}");
     let (panel, folder) = (Panel::start(TOKEN).await?, folder()?);
     panel.set_users(1, vec![nth_uuid(0)]);
-    let command = agent(&panel, folder.path(), &shared);
+    let command = agent(&panel, folder.path(), &format!("127.0.0.1:{shared}"));
     let _first = Xray::start(first.clone()).await?;
     once(&command).await?;
-    let _second = Xray::start_sharing_the_api(second.clone()).await?;
+    // Of two that start within four seconds it cannot be told for certain which is which, and less is
+    // counted.
+    eventually("the first is old enough", LONG, async || {
+        uptime_s(&first_api).await.is_ok_and(|uptime| uptime >= 6)
+    })
+    .await?;
+    let _second = Xray::start_sharing(second.clone()).await?;
 
     let routes = [
         first.route(TAG, &nth_uuid(0)),

@@ -59,17 +59,19 @@ impl ServerConfig {
         self.edit(|json| json["api"]["listen"] = listen.into())
     }
 
-    /// A further way to the API, on a free port of its own: its address.
-    pub fn private_api(self) -> (Self, String) {
-        let port = free_port().expect("a free port for the API");
-        let server = self.edit(|json| {
-            let door = json!({"tag": "api-door", "listen": "127.0.0.1", "port": port,
-                "protocol": "dokodemo-door", "settings": {"address": "127.0.0.1"}});
-            list(&mut json["inbounds"]).push(door);
-            json["routing"] =
-                json!({"rules": [{"inboundTag": ["api-door"], "outboundTag": "api"}]});
-        });
-        (server, format!("127.0.0.1:{port}"))
+    /// An API by doors instead of a listener, as older Xrays have it: one door for each port.
+    pub fn api_behind_doors(self, ports: &[u16]) -> Self {
+        self.edit(|json| {
+            json["api"]["listen"].take();
+            let door = |port: &u16| {
+                json!({"tag": format!("door-{port}"), "listen": "127.0.0.1", "port": port,
+                    "protocol": "dokodemo-door", "settings": {"address": "127.0.0.1"}})
+            };
+            let doors: Vec<_> = ports.iter().map(door).collect();
+            let tags: Vec<_> = doors.iter().map(|door| door["tag"].clone()).collect();
+            list(&mut json["inbounds"]).extend(doors);
+            json["routing"] = json!({"rules": [{"inboundTag": tags, "outboundTag": "api"}]});
+        })
     }
 
     pub fn services(self, names: &[&str]) -> Self {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use tonic::transport::Endpoint;
-use xray_agent::xray::proto::xray::app::stats::command::QueryStatsRequest;
+use tonic::transport::{Channel, Endpoint};
 use xray_agent::xray::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
+use xray_agent::xray::proto::xray::app::stats::command::{QueryStatsRequest, SysStatsRequest};
 
 /// Bytes: 200 000 counters take 9 MB.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -21,10 +21,21 @@ pub async fn reset_user_counters(api_addr: &str) -> Result<BTreeMap<String, (u64
     query(api_addr, true).await
 }
 
-async fn query(api_addr: &str, reset: bool) -> Result<BTreeMap<String, (u64, u64)>> {
+/// Whole seconds since that Xray started.
+pub async fn uptime_s(api_addr: &str) -> Result<u32> {
+    let mut client = connect(api_addr).await?;
+    let stats = client.get_sys_stats(SysStatsRequest {}).await?;
+    Ok(stats.into_inner().uptime)
+}
+
+async fn connect(api_addr: &str) -> Result<StatsServiceClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("http://{api_addr}"))?;
     let channel = endpoint.connect().await.context("reaching Xray's API")?;
-    let mut client = StatsServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+    Ok(StatsServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+async fn query(api_addr: &str, reset: bool) -> Result<BTreeMap<String, (u64, u64)>> {
+    let mut client = connect(api_addr).await?;
     let request = QueryStatsRequest {
         pattern: "user>>>".to_owned(),
         reset,

@@ -41,15 +41,17 @@ impl Xray {
         })
     }
 
-    /// Starts one that shares its API's port with another that runs, as Xray lets it: which of the two
-    /// answers is up to the kernel, anew for each connection.
-    pub async fn start_sharing_the_api(config: impl Into<Value>) -> Result<Self> {
+    /// Starts one that shares ports with another that runs, as Xray lets it: which of the two answers
+    /// there is up to the kernel, anew for each connection.
+    pub async fn start_sharing(config: impl Into<Value>) -> Result<Self> {
         let config = config.into();
         let folder = tempfile::Builder::new().prefix("lab-xray-").tempdir()?;
-        let own: Vec<_> = gates(&config)
-            .into_iter()
-            .filter(|gate| Some(gate) != api_gate(&config).as_ref())
-            .collect();
+        let mut own = Vec::new();
+        for gate in gates(&config) {
+            if !gate.accepts().await {
+                own.push(gate);
+            }
+        }
         let process = launch_on(&folder, &config, &own).await?;
         Ok(Self {
             config,
