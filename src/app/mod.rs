@@ -6,7 +6,7 @@ mod oneshot;
 mod run;
 mod signals;
 mod state_lock;
-mod traffic;
+pub mod traffic;
 
 pub use logging::init as init_logging;
 pub use oneshot::{ApplyError, Preview, apply, preview};

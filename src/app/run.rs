@@ -287,6 +287,9 @@ impl Handler for Control {
                     json!({ "nodes": self.running.sync.sync(false, force).await })
                 }
                 Call::Status {} => self.status(),
+                Call::Collect {} | Call::Decide { .. } => {
+                    json!({ "error": "traffic is not counted here" })
+                }
             }
         })
     }

@@ -42,10 +42,19 @@ pub enum Beside {
 /// Takes the lock of the state folder, which is created if need be. An agent that is to keep running
 /// waits for the end of a single pass.
 pub(super) async fn take(state_dir: &Path, keeps_running: bool) -> Result<Beside, FileError> {
+    take_as(state_dir, keeps_running, keeps_running).await
+}
+
+/// The same for what is done once and by nobody else: it waits for the end of a single pass too.
+pub(super) async fn take_in_turn(state_dir: &Path) -> Result<Beside, FileError> {
+    take_as(state_dir, false, true).await
+}
+
+async fn take_as(state_dir: &Path, keeps_running: bool, waits: bool) -> Result<Beside, FileError> {
     let deadline = tokio::time::Instant::now() + PASS_ENDS_WITHIN;
     loop {
         match look(state_dir, keeps_running).await? {
-            Beside::SinglePass(who) if keeps_running && tokio::time::Instant::now() < deadline => {
+            Beside::SinglePass(who) if waits && tokio::time::Instant::now() < deadline => {
                 debug!("waiting for the end of the {who}");
                 tokio::time::sleep(PASS_PAUSE).await;
             }
@@ -83,13 +92,21 @@ pub async fn ask_the_running_agent(
     state_dir: &Path,
     force: bool,
 ) -> Result<Vec<NodeStatus>, ControlError> {
+    nodes_of(&call_when_it_listens(state_dir, Call::Sync { force }).await?)
+}
+
+/// Calls an agent that holds the lock: it may not listen yet.
+pub(super) async fn call_when_it_listens(
+    state_dir: &Path,
+    call: Call,
+) -> Result<Value, ControlError> {
     let deadline = tokio::time::Instant::now() + SOCKET_OPENS_WITHIN;
     loop {
-        match control::call(state_dir, Call::Sync { force }).await {
+        match control::call(state_dir, call).await {
             Err(ControlError::NobodyThere) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(SOCKET_PAUSE).await;
             }
-            other => return nodes_of(&other?),
+            other => return other,
         }
     }
 }

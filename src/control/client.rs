@@ -21,6 +21,9 @@ pub enum ControlError {
     /// The agent's answer is not one.
     #[error("the running agent did not answer: {0}")]
     Answer(String),
+    /// The agent did not do it, for this reason.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Asks the agent that runs on `state_dir`, and waits for its answer.
@@ -37,7 +40,7 @@ pub async fn call(state_dir: &Path, call: Call) -> Result<Value, ControlError> {
     let answer: Value =
         serde_json::from_slice(&answer).map_err(|e| ControlError::Answer(e.to_string()))?;
     match answer.get("error").and_then(Value::as_str) {
-        Some(error) => Err(ControlError::Answer(error.to_owned())),
+        Some(error) => Err(ControlError::Refused(error.to_owned())),
         None => Ok(answer),
     }
 }

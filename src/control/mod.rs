@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::report::{Decision, ReportId};
+
 pub use client::{ControlError, call};
 pub use server::{Handler, Server};
 
@@ -26,6 +28,15 @@ pub enum Call {
     },
     /// How everything stands.
     Status {},
+    /// Read every Xray's counters now; answers with how traffic stands after that.
+    Collect {},
+    /// Carry out what a person decided of a report; answers with the number that it has then.
+    Decide {
+        /// Which report.
+        id: ReportId,
+        /// What was decided.
+        decision: Decision,
+    },
 }
 
 /// Where the socket of a state folder is.
