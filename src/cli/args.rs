@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::traffic_args::TrafficArgs;
+
 /// Keeps the live users of a running Xray equal to the users a panel allows.
 #[derive(Debug, Parser)]
 #[command(name = "xray-agent", version, max_term_width = 100)]
@@ -80,6 +82,8 @@ pub enum Command {
         #[arg(long, value_name = "TAG")]
         inbound: Option<String>,
     },
+    /// Show what traffic was counted and what the panel has of it, or act on it.
+    Traffic(TrafficArgs),
 }
 
 /// How a user's e-mail is written.

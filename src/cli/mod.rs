@@ -11,8 +11,14 @@
 mod args;
 mod commands;
 mod email;
+mod export;
 mod print;
 mod progress;
+mod stream;
+mod table;
+mod traffic;
+mod traffic_args;
+mod traffic_print;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -56,6 +56,7 @@ const PURE: [&str; 23] = [
     "hook/environment.rs",
     "base/duration.rs",
     "base/redact.rs",
+    "cli/table.rs",
     "traffic/classify.rs",
     "traffic/switches.rs",
 ];

@@ -31,3 +31,4 @@ mod support;
 mod traffic;
 mod traffic_world;
 mod uncounted;
+mod traffic_commands;

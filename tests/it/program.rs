@@ -224,6 +224,14 @@ async fn the_help_is_as_it_was_read_last() -> Result<()> {
         &["check-config", "--help"],
         &["status", "--help"],
         &["email", "--help"],
+        &["traffic", "--help"],
+        &["traffic", "pending", "--help"],
+        &["traffic", "rejected", "--help"],
+        &["traffic", "unknown", "--help"],
+        &["traffic", "resolve", "--help"],
+        &["traffic", "retry", "--help"],
+        &["traffic", "collect", "--help"],
+        &["traffic", "export", "--help"],
     ] {
         let help = bare(args).await?;
         ensure!(help.code == Some(0) && help.stderr.is_empty(), "{help:?}");
