@@ -139,4 +139,23 @@ mod tests {
         let (beside, ()) = tokio::join!(take(folder.path(), false), says);
         assert!(matches!(beside.unwrap(), Beside::SinglePass(who) if who.ends_with("process 1")));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_done_in_turn_waits_for_a_single_pass_and_not_for_an_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let Beside::Nobody(pass) = take(folder.path(), false).await.unwrap() else {
+            panic!("somebody is there");
+        };
+        let ends = async {
+            tokio::time::sleep(3 * PASS_PAUSE).await;
+            drop(pass);
+        };
+        let (beside, ()) = tokio::join!(take_in_turn(folder.path()), ends);
+        assert!(matches!(beside.unwrap(), Beside::Nobody(_)));
+        let Beside::Nobody(_agent) = take(folder.path(), true).await.unwrap() else {
+            panic!("the lock was kept");
+        };
+        let beside = take_in_turn(folder.path()).await.unwrap();
+        assert!(matches!(beside, Beside::Agent(_)));
+    }
 }

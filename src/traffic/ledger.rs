@@ -6,6 +6,8 @@ mod collect;
 mod reports;
 mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
 pub mod views;
 
 use std::path::{Path, PathBuf};
