@@ -2,6 +2,7 @@
 //! the ledger for reading only, also beside a running agent; what writes is the agent's to do.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -9,7 +10,7 @@ use rusqlite::Connection;
 use serde::Serialize;
 use serde_json::json;
 
-use super::stream::{self, Array};
+use super::stream::{self, Array, Out};
 use super::traffic_args::{Format, Outcome, TrafficArgs, TrafficCommand};
 use super::{FAILED, USAGE, export, traffic_print};
 use crate::app::traffic::{self as app, uncounted};
@@ -79,7 +80,7 @@ pub(super) fn with_ledger<T>(
 /// A ledger that this user may not see is not one that is not there.
 fn look_at(file: &Path) -> anyhow::Result<()> {
     match fs::symlink_metadata(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| file.display().to_string())
         }
         _ => Ok(()),
@@ -95,6 +96,11 @@ pub(super) fn told(done: anyhow::Result<()>) -> u8 {
             FAILED
         }
     }
+}
+
+/// The exit code, after the rest was written.
+fn ended<W: Write>(out: Out<W>) -> u8 {
+    told(out.finish().context("cannot write to standard output"))
 }
 
 /// Sums, and how the running agent stands with them.
@@ -135,7 +141,7 @@ async fn overview(config: &Config, json: bool) -> u8 {
             traffic_print::live(&mut out, live);
         }
     }
-    told(out.finish().map_err(Into::into))
+    ended(out)
 }
 
 /// Reports in these states, the oldest first within each.
@@ -168,7 +174,10 @@ fn list(config: &Config, states: &[State], json: bool) -> u8 {
         }
         Ok(())
     });
-    told(read.and_then(|()| out.finish().map_err(Into::into)))
+    match read {
+        Ok(()) => ended(out),
+        Err(error) => told(Err(error)),
+    }
 }
 
 async fn decide(config: &Config, id: ReportId, decision: Decision, json: bool) -> u8 {
@@ -186,7 +195,7 @@ async fn decide(config: &Config, id: ReportId, decision: Decision, json: bool) -
             Decision::Retry => format!("report {id} is sent again as {now}"),
         });
     }
-    told(out.finish().map_err(Into::into))
+    ended(out)
 }
 
 /// Fit to be an `ExecStop`: where nothing is counted that is no failure.
@@ -214,6 +223,6 @@ async fn collect(config: &Config, json: bool) -> u8 {
     }
     let failed =
         status.ledger_error.is_some() || status.xrays.iter().any(|xray| xray.error.is_some());
-    let code = told(out.finish().map_err(Into::into));
+    let code = ended(out);
     if failed { FAILED } else { code }
 }
