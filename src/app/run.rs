@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
+use super::traffic::TrafficError;
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::supervise::{Ended, Kind, Supervisor, TaskBoard};
@@ -66,7 +67,7 @@ pub enum RunError {
     Build(#[from] BuildError),
     /// The panel's client or the ledger cannot be prepared.
     #[error("cannot count traffic: {0}")]
-    Traffic(String),
+    Traffic(#[from] TrafficError),
     /// What is on the disk is not known any more.
     #[error("the ledger's disk failed: {0}")]
     Disk(String),
@@ -287,15 +288,27 @@ impl Handler for Control {
                     json!({ "nodes": self.running.sync.sync(false, force).await })
                 }
                 Call::Status {} => self.status(),
-                Call::Collect {} | Call::Decide { .. } => {
-                    json!({ "error": "traffic is not counted here" })
-                }
+                Call::Collect {} | Call::Decide { .. } => self.of_traffic(call).await,
             }
         })
     }
 }
 
 impl Control {
+    async fn of_traffic(&self, call: Call) -> Value {
+        let Some(traffic) = &self.running.traffic else {
+            return json!({ "error": "traffic is not counted here" });
+        };
+        let Call::Decide { id, decision } = call else {
+            return json!({ "traffic": traffic.collect().await });
+        };
+        match traffic.decide(id, decision).await {
+            Ok(Ok(id)) => json!({ "id": id }),
+            Ok(Err(undecided)) => json!({ "error": undecided.to_string() }),
+            Err(error) => json!({ "error": error.to_string() }),
+        }
+    }
+
     fn status(&self) -> Value {
         let tasks: Vec<_> = self
             .board

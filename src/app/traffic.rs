@@ -11,10 +11,14 @@ use super::state_lock::{Beside, call_when_it_listens, take_in_turn};
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::lock::Lock;
+use crate::base::supervise::Supervisor;
 use crate::config::{ApplyMode, Config};
 use crate::control::{self, Call, ControlError};
 use crate::model::report::{Decision, ReportId};
+use crate::panel::PanelClient;
 use crate::store::StoreError;
+use crate::sync::engine::emails;
+use crate::traffic::engine::{Context, Engine};
 use crate::traffic::ledger::{self, Ledger, Undecided};
 use crate::traffic::sink::REPORT_TRAFFIC;
 use crate::traffic::status::TrafficStatus;
@@ -22,6 +26,9 @@ use crate::traffic::status::TrafficStatus;
 /// The running agent has answered by then, or something is wrong with it: Xray's unit may wait for
 /// the answer before it stops Xray.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// A read that was asked for is over; its loop ends at once.
+const READS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +45,9 @@ pub enum TrafficError {
     /// A single pass does not end.
     #[error("another pass is being made ({0}): try again")]
     Occupied(String),
-    /// Nobody is there to read the counters.
-    #[error("no agent runs on this state folder, and counters are read by a running one only")]
-    NoAgent,
+    /// The panel's client cannot be made.
+    #[error("cannot prepare calls to the panel: {0}")]
+    Panel(String),
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] StoreError),
@@ -63,8 +70,46 @@ pub async fn collect(config: &Config) -> Result<TrafficStatus, TrafficError> {
     match agent_or_lock(config, Call::Collect {}).await? {
         Whose::Agents(mut answer) => serde_json::from_value(answer["traffic"].take())
             .map_err(|e| ControlError::Answer(e.to_string()).into()),
-        Whose::Ours(_lock) => Err(TrafficError::NoAgent),
+        Whose::Ours(_lock) => collect_here(config).await,
     }
+}
+
+/// One read of every Xray, and nothing of the panel.
+async fn collect_here(config: &Config) -> Result<TrafficStatus, TrafficError> {
+    let Some(engine) = build(config, Clock::system(), false)? else {
+        return Ok(TrafficStatus::default());
+    };
+    let handle = engine.handle();
+    let mut supervisor = Supervisor::new();
+    engine.start_reading(&mut supervisor);
+    let mut status = TrafficStatus::default();
+    let read = async { status = handle.collect().await };
+    supervisor.run(read, READS_END_WITHIN).await;
+    Ok(status)
+}
+
+/// Traffic as configured; `None` where it is not counted. The caller holds the state folder's lock.
+pub(super) fn build(
+    config: &Config,
+    clock: Clock,
+    on_stop: bool,
+) -> Result<Option<Engine>, TrafficError> {
+    if uncounted(config).is_some() {
+        return Ok(None);
+    }
+    let panel = config
+        .panel
+        .clone()
+        .expect("invariant: a configuration to run has a panel");
+    let panel = PanelClient::new(panel).map_err(TrafficError::Panel)?;
+    let inbounds = emails(config, clock)?;
+    let context = Context {
+        inbounds: &inbounds,
+        sinks: vec![Arc::new(panel)],
+        clock,
+        on_stop,
+    };
+    Ok(Some(Engine::build(config, &context)?))
 }
 
 /// Carries out what a person decided of a report; the number that it has then.

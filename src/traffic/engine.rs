@@ -115,17 +115,22 @@ impl Engine {
 
     /// Hands every loop to the supervisor.
     pub fn start(self, supervisor: &mut Supervisor) {
+        for parts in self.reporters.clone() {
+            let name = format!("reports to {}", parts.sink.name());
+            supervisor.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
+                reporter::run(parts.clone(), shutdown, heartbeat)
+            });
+        }
+        self.start_reading(supervisor);
+    }
+
+    /// Hands only those loops to the supervisor that read counters into the ledger.
+    pub fn start_reading(self, supervisor: &mut Supervisor) {
         for parts in self.collectors {
             let name = format!("traffic of {}", parts.client.name());
             let hangs_after = HANGS_AFTER + parts.client.longest_call() * CALLS_IN_A_ROW;
             supervisor.watched_task(name, Kind::Leaf, hangs_after, move |shutdown, heartbeat| {
                 collector::run(parts.clone(), shutdown, heartbeat)
-            });
-        }
-        for parts in self.reporters {
-            let name = format!("reports to {}", parts.sink.name());
-            supervisor.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
-                reporter::run(parts.clone(), shutdown, heartbeat)
             });
         }
     }

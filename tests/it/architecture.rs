@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 23] = [
+const PURE: [&str; 26] = [
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
@@ -59,6 +59,8 @@ const PURE: [&str; 23] = [
     "cli/table.rs",
     "traffic/classify.rs",
     "traffic/switches.rs",
+    "traffic/pace.rs",
+    "store/error.rs",
 ];
 
 /// What a pure file does not mention.

@@ -122,6 +122,7 @@ impl Stage {
                 mallocs: 10,
             },
             remote: false,
+            same_connection: true,
             counters: Arc::new(UserCounters::of(named)),
             adopts: true,
         };

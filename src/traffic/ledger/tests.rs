@@ -177,6 +177,7 @@ impl World {
                 mallocs: 1,
             },
             remote: false,
+            same_connection: true,
             counters: Arc::new(UserCounters::of(named)),
             adopts: true,
         }
