@@ -14,6 +14,7 @@ mod email;
 mod export;
 mod print;
 mod progress;
+mod step_down;
 mod stream;
 mod table;
 mod traffic;

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::stream::{self, Array, Out};
 use super::traffic_args::{Format, Outcome, TrafficArgs, TrafficCommand};
-use super::{FAILED, USAGE, export, traffic_print};
+use super::{FAILED, USAGE, export, step_down, traffic_print};
 use crate::app::traffic::{self as app, uncounted};
 use crate::base::clock::Clock;
 use crate::config::Config;
@@ -26,6 +26,9 @@ pub(super) const NO_LEDGER: &str = "there is no ledger yet: no traffic was count
 
 /// Carries out what was said; the exit code.
 pub(super) async fn run(config: &Config, args: TrafficArgs) -> u8 {
+    if let Some(code) = step_down::to_owner_of(&config.state_dir) {
+        return code;
+    }
     let json = args.json;
     match args.command {
         None => overview(config, json).await,

@@ -265,6 +265,62 @@ async fn bytes_of_a_removed_users_open_session_are_counted_on() -> Result<()> {
     Ok(())
 }
 
+/// As Xray's unit asks for it when the host goes down: as root, with the agent gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collect_without_an_agent_leaves_a_ledger_that_the_agents_user_can_open() -> Result<()> {
+    let server = ServerConfig::new().vless(TAG);
+    let xray = Xray::start(server.clone()).await?;
+    let (panel, folder) = (Panel::start(TOKEN).await?, folder()?);
+    panel.set_users(1, vec![nth_uuid(0)]);
+    let command = agent(&panel, folder.path(), &xray.api_addr());
+    let (client, origin) = one_user(&command, &server).await?;
+    client.transfer(0, &origin, 1_000, 2_000).await?;
+    let state = folder.path().join(".xray-agent");
+    let owner = if rustix::process::geteuid().is_root() {
+        65_534
+    } else {
+        0
+    };
+    if owner != 0 {
+        for entry in walk(folder.path())? {
+            std::os::unix::fs::lchown(entry, Some(owner), Some(owner))?;
+        }
+    }
+    let collect = command.clone().args(["traffic", "collect", "--json"]);
+    let ended = collect.run_to_end(LONG).await?;
+    ensure!(ended.code == Some(0), "{}", ended.stderr);
+    let status: Value = serde_json::from_str(&ended.stdout)?;
+    ensure!(status["xrays"][0]["up"] == 1_016, "{status}");
+    if owner != 0 {
+        use std::os::unix::fs::MetadataExt;
+        for entry in walk(&state)? {
+            ensure!(
+                std::fs::symlink_metadata(&entry)?.uid() == owner,
+                "{}",
+                entry.display()
+            );
+        }
+    }
+    ensure!(panel.report_requests() == 0);
+    once(&command).await?;
+    ensure!(panel.billed_total() == (1_016, 2_000));
+    Ok(())
+}
+
+/// The folder and all in it.
+fn walk(folder: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut all = vec![folder.to_owned()];
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if std::fs::symlink_metadata(&path)?.is_dir() {
+            all.extend(walk(&path)?);
+        } else {
+            all.push(path);
+        }
+    }
+    Ok(all)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_of_xray_that_is_preceded_by_a_collect_costs_what_moved_in_between() -> Result<()> {
     let server = ServerConfig::new().vless(TAG);
