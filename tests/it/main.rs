@@ -7,8 +7,12 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+#[path = "../chaos/mod.rs"]
+mod chaos_campaign;
+
 mod architecture;
 mod brake;
+mod chaos;
 mod choosy;
 mod configuration;
 mod connector;

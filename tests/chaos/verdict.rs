@@ -1,0 +1,217 @@
+//! What must hold, to the byte. Each function names every violation in words. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::books::{Pair, Users, add, of, sum};
+use super::report::{End, Report};
+use crate::lab;
+use crate::lab::secrets::nth_uuid;
+
+/// The last that is known of a boot of Xray.
+pub struct Last {
+    pub end: End,
+    /// Its counters at the last look: all that it ever counted, unless it died under traffic.
+    pub counted: Users,
+    /// What users had completed within the boot before that look.
+    pub in_boot: Users,
+    /// What the agent has surely collected of it.
+    pub collected_for_certain: Users,
+}
+
+/// Both books at the end.
+pub struct Accounts<'a> {
+    /// What the agent collected of all boots.
+    pub collected: &'a Users,
+    /// Reports in the ledger: key, user, bytes.
+    pub unknown: Vec<(String, String, Pair)>,
+    pub rejected: Vec<(String, String, Pair)>,
+    /// What the panel accepted.
+    pub reports: Vec<lab::Report>,
+}
+
+/// Has nobody more in `these` than in `those`?
+pub fn all_within(these: &Users, those: &Users) -> bool {
+    first_beyond(these, those).is_none()
+}
+
+fn first_beyond(these: &Users, those: &Users) -> Option<String> {
+    let beyond = these
+        .iter()
+        .find(|(user, pair)| !pair.is_within(of(those, user)));
+    beyond.map(|(user, pair)| format!("user {user}: {pair:?} beyond {:?}", of(those, user)))
+}
+
+/// What is wrong with a boot of which the ledger holds `collected` for ever.
+pub fn of_boot(last: &Last, collected: &Users) -> Vec<String> {
+    let mut wrong = Wrong::default();
+    wrong.beyond(
+        "users completed more than Xray counted",
+        &last.in_boot,
+        &last.counted,
+    );
+    wrong.beyond(
+        "less was collected than an interval before the end",
+        &last.collected_for_certain,
+        collected,
+    );
+    if last.end != End::UnderTraffic {
+        wrong.beyond(
+            "more was collected than Xray counted",
+            collected,
+            &last.counted,
+        );
+    }
+    match last.end {
+        End::WithAgent => wrong.beyond(
+            "a dead Xray's bytes were collected after the agent's death",
+            collected,
+            &last.collected_for_certain,
+        ),
+        End::Collected | End::Alive => wrong.beyond(
+            "a collected Xray took bytes to its grave",
+            &last.counted,
+            collected,
+        ),
+        End::Still | End::UnderTraffic => {}
+    }
+    wrong.0
+}
+
+/// What is wrong with the sums.
+pub fn of_sums(accounts: &Accounts<'_>, report: &Report) -> Vec<String> {
+    let mut wrong = Wrong::default();
+    let settled = settled(accounts);
+    of_ledger(&mut wrong, accounts, report, &settled);
+    of_panel(&mut wrong, accounts, report);
+    let mut kept = settled;
+    for (_, user, bytes) in accounts.unknown.iter().chain(&accounts.rejected) {
+        *kept.entry(user.clone()).or_default() += *bytes;
+    }
+    let is_exact = all_within(&kept, accounts.collected) && all_within(accounts.collected, &kept);
+    wrong.unless(is_exact, || {
+        let (kept, collected) = (sum(kept.values()), sum(accounts.collected.values()));
+        format!("settled + unknown + rejected is {kept:?}, but {collected:?} was collected")
+    });
+    let attempted: Users = (0..)
+        .zip(&report.moved)
+        .map(|(n, moved)| (nth_uuid(n), moved.attempted))
+        .collect();
+    wrong.beyond(
+        "more was collected than users attempted to move",
+        accounts.collected,
+        &attempted,
+    );
+    wrong.0
+}
+
+/// By user: what the panel counted, but for what the agent does not know of.
+fn settled(accounts: &Accounts<'_>) -> Users {
+    let unknown: BTreeSet<&str> = accounts.unknown.iter().map(|(key, ..)| &**key).collect();
+    let mut settled = Users::new();
+    for report in accounts.reports.iter().filter(|report| report.counted) {
+        let key = report.key.as_deref().unwrap_or_default();
+        if !unknown.contains(key) {
+            let of_user = settled.entry(report.uuid.clone()).or_default();
+            *of_user += (report.upload, report.download).into();
+        }
+    }
+    settled
+}
+
+/// The ledger in itself, and against what the panel says of what is settled.
+fn of_ledger(wrong: &mut Wrong, accounts: &Accounts<'_>, report: &Report, settled: &Users) {
+    let totals = &report.totals;
+    wrong.equal(
+        "counted in the ledger",
+        totals.counted.into(),
+        "in its baselines",
+        sum(accounts.collected.values()),
+    );
+    wrong.equal(
+        "settled in the ledger",
+        totals.settled.bytes.into(),
+        "at the panel without what is unknown",
+        sum(settled.values()),
+    );
+    let of_reports = |reports: &[(String, String, Pair)]| sum(reports.iter().map(|(.., b)| b));
+    wrong.equal(
+        "unknown in the ledger",
+        totals.unknown.bytes.into(),
+        "in its reports",
+        of_reports(&accounts.unknown),
+    );
+    wrong.equal(
+        "rejected in the ledger",
+        totals.rejected.bytes.into(),
+        "in its reports",
+        of_reports(&accounts.rejected),
+    );
+    let left = [totals.open, totals.pending, totals.sending];
+    wrong.unless(left.iter().all(|amount| amount.bytes.is_zero()), || {
+        format!("not drained: {left:?}")
+    });
+    wrong.unless(report.adopted.is_zero(), || {
+        format!("adopted: {:?}", report.adopted)
+    });
+}
+
+fn of_panel(wrong: &mut Wrong, accounts: &Accounts<'_>, report: &Report) {
+    let mut billed = Users::new();
+    let mut keys: BTreeMap<&str, u32> = BTreeMap::new();
+    for accepted in accounts.reports.iter().filter(|accepted| accepted.counted) {
+        let bytes = (accepted.upload, accepted.download).into();
+        add(&mut billed, &Users::from([(accepted.uuid.clone(), bytes)]));
+        *keys
+            .entry(accepted.key.as_deref().unwrap_or_default())
+            .or_default() += 1;
+    }
+    wrong.equal(
+        "billed by the log",
+        sum(billed.values()),
+        "by the panel's sums",
+        report.billed,
+    );
+    wrong.beyond(
+        "more was billed than collected",
+        &billed,
+        accounts.collected,
+    );
+    let twice = keys.iter().find(|(_, times)| **times > 1);
+    wrong.unless(twice.is_none(), || format!("billed twice: {twice:?}"));
+    if report.options.dedupes {
+        let left = accounts.unknown.len() + accounts.rejected.len();
+        wrong.unless(left == 0, || format!("{left} reports are not settled"));
+        wrong.equal(
+            "billed",
+            report.billed,
+            "collected",
+            sum(accounts.collected.values()),
+        );
+    } else {
+        wrong.unless(report.repeats == 0, || {
+            format!("{} repeats at a panel that counts them", report.repeats)
+        });
+    }
+}
+
+#[derive(Default)]
+struct Wrong(Vec<String>);
+
+impl Wrong {
+    fn unless(&mut self, holds: bool, words: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(words());
+        }
+    }
+
+    fn beyond(&mut self, words: &str, these: &Users, those: &Users) {
+        let beyond = first_beyond(these, those);
+        self.0.extend(beyond.map(|who| format!("{words}: {who}")));
+    }
+
+    fn equal(&mut self, what: &str, this: Pair, other_what: &str, that: Pair) {
+        self.unless(this == that, || {
+            format!("{what}: {this:?}; {other_what}: {that:?}")
+        });
+    }
+}
