@@ -20,7 +20,7 @@ use crate::lab::{AgentCommand, eventually};
 const XRAY_EVERY: u32 = 5;
 /// How long the agent lives between two kills: from before its first poll to some reports later.
 const LIFE_MIN: Duration = Duration::from_millis(50);
-const LIFE_MAX: Duration = Duration::from_millis(2_000);
+const LIFE_MAX: Duration = Duration::from_secs(2);
 /// How long it is gone, now and then.
 const DEATH_MAX: Duration = Duration::from_millis(700);
 /// Besides the collect interval, what a read may take on a machine that is busy with all this.
@@ -77,6 +77,21 @@ struct Campaign<S> {
     show: S,
 }
 
+/// Xray's counters at some moment.
+struct Look {
+    counted: Users,
+    at: Instant,
+}
+
+impl Look {
+    /// Bytes a second since, by a look at this moment.
+    fn speed_to(&self, counted: &Users) -> u64 {
+        let bytes = sum(counted.values()).beyond(sum(self.counted.values()));
+        let passed_ms = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        bytes.total() * 1_000 / passed_ms.max(1)
+    }
+}
+
 impl<S: FnMut(&str)> Campaign<S> {
     async fn kills(&mut self, dice: &mut Dice) -> Result<()> {
         while self.report.kills() < self.report.options.kills {
@@ -131,32 +146,38 @@ impl<S: FnMut(&str)> Campaign<S> {
         sleep(COLLECT + GRACE + dice.time(Duration::ZERO, COLLECT)).await;
         let in_boot = self.stage.load.in_boot();
         let counted = self.stage.counted().await?;
+        let speed = earlier.speed_to(&counted);
         self.stage.kill_xray().await?;
         Ok(Last {
             end: End::UnderTraffic,
             counted,
             in_boot,
-            collected_for_certain: earlier,
+            collected_for_certain: earlier.counted,
+            at_most: self.stage.load.touched_boot(),
+            speed: Some(speed),
         })
     }
 
     async fn kill_still(&mut self, end: End) -> Result<Last> {
-        let mut earlier = self.seen_by_the_agent().await?;
+        let earlier = self.seen_by_the_agent().await?;
         sleep(COLLECT + GRACE).await;
-        let still = self.stage.load.quiesce().await;
+        let _still = self.stage.load.quiesce().await;
         let in_boot = self.stage.load.in_boot();
         let counted = self.stage.counted_for_good().await?;
+        let speed = earlier.speed_to(&counted);
+        let mut collected_for_certain = earlier.counted;
         if end == End::Collected {
             self.stage.has_collected(self.boot, &counted).await?;
-            earlier.clone_from(&counted);
+            collected_for_certain.clone_from(&counted);
         }
         self.stage.kill_xray().await?;
-        drop(still);
         Ok(Last {
             end,
+            at_most: counted.clone(),
             counted,
             in_boot,
-            collected_for_certain: earlier,
+            collected_for_certain,
+            speed: Some(speed),
         })
     }
 
@@ -165,24 +186,28 @@ impl<S: FnMut(&str)> Campaign<S> {
         self.report.agent_kills += 1;
         let collected_for_certain = self.stage.collected(self.boot)?;
         sleep(dice.time(Duration::ZERO, DEATH_MAX)).await;
-        let still = self.stage.load.quiesce().await;
+        let _still = self.stage.load.quiesce().await;
         let in_boot = self.stage.load.in_boot();
         let counted = self.stage.counted_for_good().await?;
         self.stage.kill_xray().await?;
-        drop(still);
         Ok(Last {
             end: End::WithAgent,
+            at_most: counted.clone(),
             counted,
             in_boot,
             collected_for_certain,
+            speed: None,
         })
     }
 
-    /// A look at Xray's counters that the agent, at work since, has surely taken in.
-    async fn seen_by_the_agent(&self) -> Result<Users> {
+    /// A look at Xray's counters that the agent, at work by now, collects within the next interval.
+    async fn seen_by_the_agent(&self) -> Result<Look> {
         let counted = self.stage.counted().await?;
         self.stage.has_collected(self.boot, &counted).await?;
-        self.stage.counted().await
+        Ok(Look {
+            counted: self.stage.counted().await?,
+            at: Instant::now(),
+        })
     }
 
     /// Takes a boot of which the ledger learns nothing more into the report.
@@ -228,8 +253,10 @@ impl<S: FnMut(&str)> Campaign<S> {
         Ok(Last {
             end: End::Alive,
             collected_for_certain: counted.clone(),
+            at_most: counted.clone(),
             counted,
             in_boot,
+            speed: None,
         })
     }
 
@@ -245,6 +272,7 @@ impl<S: FnMut(&str)> Campaign<S> {
         report.hears(&self.stage.panel);
         let accounts = verdict::Accounts {
             collected: &self.collected,
+            attempted: self.stage.load.attempted(),
             unknown: books.reports(State::Unknown)?,
             rejected: books.reports(State::Rejected)?,
             reports: self.stage.panel.reports(),

@@ -36,6 +36,10 @@ pub struct Moved {
     pub completed: Pair,
     /// Of which began and ended within the present boot of Xray.
     pub in_boot: Pair,
+    /// Of all attempted ones, what a part of may have moved within the present boot.
+    pub touched_boot: Pair,
+    /// Of the transfer that goes on.
+    under_way: Pair,
     pub transfers: u64,
     pub failed: u64,
 }
@@ -91,13 +95,18 @@ impl Load {
         Arc::clone(&self.shared.gate).write_owned().await
     }
 
-    /// To be called before Xray is killed and after it has started: a transfer over either is of no
-    /// boot for certain.
-    pub fn boot_changes(&self) {
+    /// To be called before Xray is killed: a transfer that goes on is of no boot for certain.
+    pub fn boot_ends(&self) {
+        self.shared.tally().boot += 1;
+    }
+
+    /// To be called when Xray has started.
+    pub fn boot_begins(&self) {
         let mut tally = self.shared.tally();
         tally.boot += 1;
         for moved in &mut tally.users {
             moved.in_boot = Pair::default();
+            moved.touched_boot = moved.under_way;
         }
     }
 
@@ -108,9 +117,22 @@ impl Load {
 
     /// What was completed within the present boot.
     pub fn in_boot(&self) -> Users {
-        let moved = self.moved();
-        let of_user = |(n, moved): (u32, &Moved)| (nth_uuid(n), moved.in_boot);
-        (0..).zip(&moved).map(of_user).collect()
+        self.by_user(|moved| moved.in_boot)
+    }
+
+    /// No user moved more than this within the present boot, or the one that was killed last as long
+    /// as the next has not begun.
+    pub fn touched_boot(&self) -> Users {
+        self.by_user(|moved| moved.touched_boot)
+    }
+
+    pub fn attempted(&self) -> Users {
+        self.by_user(|moved| moved.attempted)
+    }
+
+    fn by_user(&self, of: impl Fn(&Moved) -> Pair) -> Users {
+        let users = (0..).map(nth_uuid);
+        users.zip(self.moved().iter().map(of)).collect()
     }
 }
 
@@ -141,6 +163,8 @@ impl Shared {
         let moved = &mut tally.users[user];
         moved.transfers += 1;
         moved.attempted += bytes.into();
+        moved.touched_boot += bytes.into();
+        moved.under_way = bytes.into();
         boot
     }
 
@@ -148,6 +172,7 @@ impl Shared {
         let mut tally = self.tally();
         let is_of_boot = tally.boot == began;
         let moved = &mut tally.users[user];
+        moved.under_way = Pair::default();
         let Some(bytes) = completed else {
             moved.failed += 1;
             return;

@@ -37,6 +37,10 @@ pub struct Boot {
     pub collected: Pair,
     /// Counted at the last look and never collected.
     pub grave: Pair,
+    /// No more than this was never collected.
+    pub grave_max: Pair,
+    /// Of so much traffic as went before the end.
+    pub grave_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -62,19 +66,23 @@ pub struct Report {
 
 impl Boot {
     pub fn new(number: i64, last: &Last, collected: &Users) -> Self {
-        let graves: Vec<Pair> = last
-            .counted
-            .iter()
-            .map(|(user, counted)| counted.beyond(of(collected, user)))
-            .collect();
+        let grave = never_collected(&last.counted, collected);
+        let of_speed = |speed: u64| grave.total() * 1_000 / speed.max(1);
         Self {
             number,
             end: last.end,
             counted: sum(last.counted.values()),
             collected: sum(collected.values()),
-            grave: sum(&graves),
+            grave,
+            grave_max: never_collected(&last.at_most, collected),
+            grave_ms: last.speed.map(of_speed),
         }
     }
+}
+
+fn never_collected(counted: &Users, collected: &Users) -> Pair {
+    let beyond = |(user, pair): (&String, &Pair)| pair.beyond(of(collected, user));
+    sum(&counted.iter().map(beyond).collect::<Vec<_>>())
 }
 
 impl Report {
@@ -182,17 +190,20 @@ impl Report {
     fn fmt_boots(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "boots of Xray:   killed        counted, last look      collected   grave"
+            "{:>6}  {:<20}{:>14}{:>12}{:>10}{:>10}{:>10}",
+            "boot", "Xray was killed", "last look", "collected", "grave", "at most", "of ms"
         )?;
         for boot in &self.boots {
+            let of_ms = boot.grave_ms.map_or("-".to_owned(), |ms| ms.to_string());
             writeln!(
                 f,
-                "{:>6}  {:<22}{:>19}{:>15}{:>8}",
+                "{:>6}  {:<20}{:>14}{:>12}{:>10}{:>10}{of_ms:>10}",
                 boot.number,
                 boot.end,
                 boot.counted.total(),
                 boot.collected.total(),
-                boot.grave.total()
+                boot.grave.total(),
+                boot.grave_max.total(),
             )?;
         }
         Ok(())

@@ -158,14 +158,14 @@ impl Stage {
     }
 
     pub async fn kill_xray(&mut self) -> Result<()> {
-        self.load.boot_changes();
+        self.load.boot_ends();
         self.xray.kill().await
     }
 
     pub async fn revive_xray(&mut self) -> Result<()> {
         self.xray.restart().await?;
         self.xray_started = Instant::now();
-        self.load.boot_changes();
+        self.load.boot_begins();
         Ok(())
     }
 
@@ -173,8 +173,8 @@ impl Stage {
     pub async fn knows(&self, boots: i64) -> Result<()> {
         let what = format!("the agent sees boot {boots} of Xray");
         eventually(&what, LONG, async || {
-            let books = self.books().ok().flatten();
-            books.is_some_and(|books| books.boots().is_ok_and(|known| known >= boots))
+            let ledger = self.books().ok().flatten();
+            ledger.is_some_and(|ledger| ledger.boots().is_ok_and(|seen| seen >= boots))
         })
         .await
         .with_context(|| self.agent_log())

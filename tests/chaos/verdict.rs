@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::books::{Pair, Users, add, of, sum};
 use super::report::{End, Report};
 use crate::lab;
-use crate::lab::secrets::nth_uuid;
 
 /// The last that is known of a boot of Xray.
+#[derive(Clone)]
 pub struct Last {
     pub end: End,
     /// Its counters at the last look: all that it ever counted, unless it died under traffic.
@@ -16,12 +16,18 @@ pub struct Last {
     pub in_boot: Users,
     /// What the agent has surely collected of it.
     pub collected_for_certain: Users,
+    /// No user can have moved more within it.
+    pub at_most: Users,
+    /// Bytes a second before the end, where that was measured.
+    pub speed: Option<u64>,
 }
 
 /// Both books at the end.
 pub struct Accounts<'a> {
     /// What the agent collected of all boots.
     pub collected: &'a Users,
+    /// What users attempted to move.
+    pub attempted: Users,
     /// Reports in the ledger: key, user, bytes.
     pub unknown: Vec<(String, String, Pair)>,
     pub rejected: Vec<(String, String, Pair)>,
@@ -29,16 +35,16 @@ pub struct Accounts<'a> {
     pub reports: Vec<lab::Report>,
 }
 
-/// Has nobody more in `these` than in `those`?
-pub fn all_within(these: &Users, those: &Users) -> bool {
-    first_beyond(these, those).is_none()
+/// Has nobody more in `these` than in `bound`?
+pub fn all_within(these: &Users, bound: &Users) -> bool {
+    first_beyond(these, bound).is_none()
 }
 
-fn first_beyond(these: &Users, those: &Users) -> Option<String> {
+fn first_beyond(these: &Users, bound: &Users) -> Option<String> {
     let beyond = these
         .iter()
-        .find(|(user, pair)| !pair.is_within(of(those, user)));
-    beyond.map(|(user, pair)| format!("user {user}: {pair:?} beyond {:?}", of(those, user)))
+        .find(|(user, pair)| !pair.is_within(of(bound, user)));
+    beyond.map(|(user, pair)| format!("user {user}: {pair:?} beyond {:?}", of(bound, user)))
 }
 
 /// What is wrong with a boot of which the ledger holds `collected` for ever.
@@ -54,13 +60,11 @@ pub fn of_boot(last: &Last, collected: &Users) -> Vec<String> {
         &last.collected_for_certain,
         collected,
     );
-    if last.end != End::UnderTraffic {
-        wrong.beyond(
-            "more was collected than Xray counted",
-            collected,
-            &last.counted,
-        );
-    }
+    wrong.beyond(
+        "more was collected than Xray can have counted",
+        collected,
+        &last.at_most,
+    );
     match last.end {
         End::WithAgent => wrong.beyond(
             "a dead Xray's bytes were collected after the agent's death",
@@ -92,14 +96,10 @@ pub fn of_sums(accounts: &Accounts<'_>, report: &Report) -> Vec<String> {
         let (kept, collected) = (sum(kept.values()), sum(accounts.collected.values()));
         format!("settled + unknown + rejected is {kept:?}, but {collected:?} was collected")
     });
-    let attempted: Users = (0..)
-        .zip(&report.moved)
-        .map(|(n, moved)| (nth_uuid(n), moved.attempted))
-        .collect();
     wrong.beyond(
         "more was collected than users attempted to move",
         accounts.collected,
-        &attempted,
+        &accounts.attempted,
     );
     wrong.0
 }
@@ -204,8 +204,8 @@ impl Wrong {
         }
     }
 
-    fn beyond(&mut self, words: &str, these: &Users, those: &Users) {
-        let beyond = first_beyond(these, those);
+    fn beyond(&mut self, words: &str, these: &Users, bound: &Users) {
+        let beyond = first_beyond(these, bound);
         self.0.extend(beyond.map(|who| format!("{words}: {who}")));
     }
 
@@ -213,5 +213,43 @@ impl Wrong {
         self.unless(this == that, || {
             format!("{what}: {this:?}; {other_what}: {that:?}")
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users(up: u64, down: u64) -> Users {
+        Users::from([("u".to_owned(), (up, down).into())])
+    }
+
+    #[test]
+    fn a_byte_too_few_or_too_many_of_a_boot_is_found() {
+        let last = |end| Last {
+            end,
+            counted: users(50, 70),
+            in_boot: users(50, 60),
+            collected_for_certain: users(20, 30),
+            at_most: users(50, 70),
+            speed: None,
+        };
+        let table = [
+            (End::Still, (20, 30), 0, "as much as is certain"),
+            (End::Still, (19, 30), 1, "less"),
+            (End::Still, (50, 71), 1, "more than Xray counted"),
+            (End::UnderTraffic, (50, 71), 1, "more than can be"),
+            (End::Collected, (50, 70), 0, "all"),
+            (End::Collected, (49, 70), 1, "not all"),
+            (End::WithAgent, (20, 30), 0, "what it had when it died"),
+            (End::WithAgent, (20, 31), 1, "more than then"),
+        ];
+        for (end, collected, wrongs, what) in table {
+            let found = of_boot(&last(end), &users(collected.0, collected.1));
+            assert_eq!(found.len(), wrongs, "{what}: {found:?}");
+        }
+        let mut unseen = last(End::Still);
+        unseen.in_boot = users(51, 0);
+        assert_eq!(of_boot(&unseen, &users(50, 70)).len(), 1);
     }
 }
