@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use chaos::{Options, run};
 use lab::AgentCommand;
 
@@ -72,10 +72,14 @@ fn options(args: &[&str]) -> Result<Options> {
             continue;
         }
         let value = args.next().copied().unwrap_or_default();
+        let number = || {
+            let parsed = value.parse::<u32>();
+            parsed.with_context(|| format!("{name} {value:?} is not a number"))
+        };
         match *name {
-            "--kills" => options.kills = value.parse()?,
-            "--seed" => options.seed = value.parse()?,
-            "--users" => options.users = value.parse()?,
+            "--kills" => options.kills = number()?,
+            "--seed" => options.seed = number()?.into(),
+            "--users" => options.users = number()?,
             _ => bail!("{name} is not an option"),
         }
     }

@@ -8,8 +8,8 @@
 //! - **Xray killed while nobody moves anything.** All users finish their transfer and wait, two looks
 //!   at the counters agree, and SIGKILL follows: that look is the truth to the byte. What Xray took to
 //!   its grave is the truth less what the ledger has of that boot, for no user below zero. Was all of
-//!   it collected before the kill, it is zero. Was the agent dead by then too, the ledger must not have
-//!   moved since.
+//!   it collected before the kill, it is zero. Was the agent dead by then too, what has moved
+//!   since its last read is lost with Xray, and the ledger must not have moved since.
 //! - **Xray killed under traffic.** Its last counters are nobody's to read. They are no less than the
 //!   last look before the kill, and no less than what users completed within the boot; over all boots
 //!   they are no more than what users attempted. What the ledger has of the boot may be more than that

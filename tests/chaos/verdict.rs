@@ -218,6 +218,10 @@ impl Wrong {
 
 #[cfg(test)]
 mod tests {
+    use xray_agent::traffic::baselines::Bytes;
+    use xray_agent::traffic::ledger::views::Amount;
+
+    use super::super::campaign::Options;
     use super::*;
 
     fn users(up: u64, down: u64) -> Users {
@@ -251,5 +255,100 @@ mod tests {
         let mut unseen = last(End::Still);
         unseen.in_boot = users(51, 0);
         assert_eq!(of_boot(&unseen, &users(50, 70)).len(), 1);
+    }
+
+    fn pair(up: u64, down: u64) -> Pair {
+        (up, down).into()
+    }
+
+    fn kept(key: &str, up: u64, down: u64) -> (String, String, Pair) {
+        (key.to_owned(), "u".to_owned(), pair(up, down))
+    }
+
+    fn at_panel(key: &str, upload: u64, download: u64) -> lab::Report {
+        lab::Report {
+            arrival: 1,
+            node: 1,
+            uuid: "u".to_owned(),
+            upload,
+            download,
+            key: Some(key.to_owned()),
+            repeat: false,
+            counted: true,
+        }
+    }
+
+    /// Of 50 up and 70 down, one report is settled, one unknown though the panel counted it, and one
+    /// rejected.
+    fn exact(collected: &Users) -> (Accounts<'_>, Report) {
+        let accounts = Accounts {
+            collected,
+            attempted: users(60, 80),
+            unknown: vec![kept("b", 10, 20)],
+            rejected: vec![kept("c", 10, 10)],
+            reports: vec![at_panel("a", 30, 40), at_panel("b", 10, 20)],
+        };
+        let mut report = Report::new(Options {
+            kills: 0,
+            seed: 0,
+            dedupes: false,
+            users: 1,
+        });
+        let amount = |up, down| Amount {
+            reports: 1,
+            bytes: Bytes { up, down },
+        };
+        report.totals.counted = Bytes { up: 50, down: 70 };
+        report.totals.settled = amount(30, 40);
+        report.totals.unknown = amount(10, 20);
+        report.totals.rejected = amount(10, 10);
+        report.billed = pair(40, 60);
+        (accounts, report)
+    }
+
+    #[test]
+    fn a_byte_too_few_or_too_many_in_either_book_is_found() {
+        type Spoil = fn(&mut Accounts<'_>, &mut Report);
+        let table: [(Spoil, &str); 8] = [
+            (
+                |_, report| report.totals.counted.up += 1,
+                "counted in the ledger",
+            ),
+            (
+                |_, report| report.totals.settled.bytes.down -= 1,
+                "settled in the ledger",
+            ),
+            (
+                |accounts, _| accounts.unknown.clear(),
+                "unknown in the ledger",
+            ),
+            (
+                |accounts, _| accounts.reports.push(at_panel("a", 30, 40)),
+                "billed twice",
+            ),
+            (
+                |accounts, _| accounts.reports[0].upload += 11,
+                "more was billed",
+            ),
+            (
+                |accounts, _| drop(accounts.reports.remove(0)),
+                "settled + unknown",
+            ),
+            (
+                |_, report| report.totals.pending.bytes.up = 1,
+                "not drained",
+            ),
+            (|_, report| report.repeats = 1, "1 repeats"),
+        ];
+        let collected = users(50, 70);
+        let (accounts, report) = exact(&collected);
+        assert!(of_sums(&accounts, &report).is_empty());
+        for (spoil, words) in table {
+            let (mut accounts, mut report) = exact(&collected);
+            spoil(&mut accounts, &mut report);
+            let found = of_sums(&accounts, &report);
+            let is_named = found.iter().any(|found| found.contains(words));
+            assert!(is_named, "{words}: {found:?}");
+        }
     }
 }

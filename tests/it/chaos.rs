@@ -37,7 +37,7 @@ fn seed() -> Result<u64> {
         return Ok(seed.parse()?);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    Ok(u64::from(now.subsec_nanos()) + now.as_secs() % 1_000)
+    Ok(now.subsec_micros().into())
 }
 
 #[tokio::test(flavor = "multi_thread")]
