@@ -11,6 +11,7 @@ mod lab;
 mod chaos_campaign;
 
 mod architecture;
+mod backlog;
 mod brake;
 mod chaos;
 mod choosy;
