@@ -20,6 +20,8 @@ pub struct Pace {
     /// After a failure, until something is settled.
     careful: bool,
     resumes_at: Option<Instant>,
+    /// Until then the sink asked to be left alone.
+    asked_until: Option<Instant>,
     trouble: Option<Trouble>,
 }
 
@@ -38,6 +40,7 @@ impl Default for Pace {
             backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
             careful: false,
             resumes_at: None,
+            asked_until: None,
             trouble: None,
         }
     }
@@ -70,10 +73,7 @@ impl Pace {
     /// Takes in what became of a report.
     pub fn heard(&mut self, verdict: &Verdict, now: Instant) {
         let (why, fault, asked) = match verdict {
-            Verdict::Settled => {
-                *self = Self::default();
-                return;
-            }
+            Verdict::Settled => return self.settled(now),
             // The sink is there and works; but nothing was settled by it.
             Verdict::Rejected { .. } => {
                 self.backoff.reset();
@@ -97,8 +97,21 @@ impl Pace {
             Some(_) => Duration::ZERO,
             None => self.backoff.next_pause(),
         };
-        let resumes = now + pause.max(asked.unwrap_or_default());
-        self.resumes_at = self.resumes_at.max(Some(resumes));
+        self.asked_until = self.asked_until.max(asked.map(|asked| now + asked));
+        let resumes = Some(now + pause).max(self.asked_until);
+        self.resumes_at = self.resumes_at.max(resumes);
+    }
+
+    /// All is well, but for a pause that the sink asked for with another report.
+    fn settled(&mut self, now: Instant) {
+        let asked_until = self.asked_until.filter(|at| *at > now);
+        let trouble = self.trouble.take().filter(|_| asked_until.is_some());
+        *self = Self {
+            resumes_at: asked_until,
+            asked_until,
+            trouble,
+            ..Self::default()
+        };
     }
 }
 
@@ -161,5 +174,19 @@ mod tests {
         pace.heard(&pending(None), now);
         pace.heard(&pending(Some(Duration::from_mins(15))), now);
         assert_eq!(pace.resumes_at(now), Some(now + Duration::from_mins(15)));
+    }
+
+    #[test]
+    fn a_pause_that_was_asked_for_is_kept_though_a_report_from_before_is_settled() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        pace.heard(&pending(Some(Duration::from_mins(15))), now);
+        pace.heard(&Verdict::Settled, now);
+        assert_eq!(pace.places(0, now), 0);
+        assert!(pace.trouble().is_some());
+        let later = now + Duration::from_mins(15);
+        assert_eq!(pace.places(0, later), AT_ONCE);
+        pace.heard(&Verdict::Settled, later);
+        assert_eq!(pace.trouble(), None);
     }
 }
