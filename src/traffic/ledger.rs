@@ -48,7 +48,7 @@ pub struct Turn {
     pub done: Vec<Done>,
     /// How many may be given out.
     pub places: usize,
-    /// For so long a report that is in doubt may be sent again; `None`: for ever.
+    /// For so long a report that is in doubt may be sent again; zero: not at all; `None`: for ever.
     pub resend_within: Option<Duration>,
     /// After a turn of which nobody knows whether it was written: only these are under way.
     pub only_under_way: Option<Vec<i64>>,
@@ -278,11 +278,16 @@ impl Ledger {
     }
 }
 
-/// The moment `within` before `now`, or the beginning of time.
+/// The moment `within` before `now`; without a bound the beginning of time, and with one of zero its
+/// end, for the wall clock can step back.
 fn before(now_ms: i64, within: Option<Duration>) -> i64 {
-    within.map_or(i64::MIN, |within| {
-        now_ms.saturating_sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
-    })
+    match within {
+        None => i64::MIN,
+        Some(Duration::ZERO) => i64::MAX,
+        Some(within) => {
+            now_ms.saturating_sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
+        }
+    }
 }
 
 /// A panic while it was held leaves it whole or, at worst, without what would be read anew.

@@ -15,6 +15,8 @@ pub mod ledger;
 mod link;
 pub mod pace;
 mod reporter;
+#[cfg(test)]
+mod reporter_tests;
 pub mod sink;
 pub mod status;
 pub mod switches;

@@ -2,6 +2,7 @@
 //! some at once, and writes down what became of each. Keeps: nothing is sent that the ledger does not
 //! hold as *sending*; what was under way when we were cut off is unknown.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +91,8 @@ struct Reporter {
     under_way: UnderWay,
     /// Of those under way, their places in the ledger.
     places: Vec<i64>,
+    /// Answers that came while the ledger was at work.
+    answered: Vec<(Claimed, Answer)>,
     /// What became of reports and is not written down yet.
     done: Vec<Done>,
     /// `None` until the ledger was looked at.
@@ -117,6 +120,7 @@ impl Reporter {
             pace: Pace::default(),
             under_way: FuturesUnordered::new(),
             places: Vec::new(),
+            answered: Vec::new(),
             done: Vec::new(),
             dedupes: None,
             has_learnt: false,
@@ -161,6 +165,7 @@ impl Reporter {
 
     fn can_go_on(&self) -> bool {
         self.dedupes.is_none()
+            || !self.done.is_empty()
             || (self.may_have_work && self.free_places() > 0)
             || (self.flushing.is_some() && self.is_quiet())
     }
@@ -202,12 +207,14 @@ impl Reporter {
             self.begin().await?;
         }
         while let Some(Some(answered)) = self.under_way.next().now_or_never() {
-            self.heard(answered);
+            self.answered.push(answered);
         }
+        self.hear_all();
         if Instant::now() >= self.next_close {
             self.next_close = Instant::now() + self.parts.interval;
             let sink = self.parts.sink.name();
-            self.parts.ledger.close(sink, Whose::All).await?;
+            let ledger = self.parts.ledger.clone();
+            self.hearing(ledger.close(sink, Whose::All)).await?;
             self.may_have_work = true;
         }
         self.turn().await?;
@@ -233,11 +240,31 @@ impl Reporter {
         self.release().await
     }
 
+    /// Waits for the ledger, and takes answers in as they come: one that came in time counts as such,
+    /// however long the disk takes.
+    async fn hearing<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            // Both are cancel-safe: neither is dropped before it is over.
+            tokio::select! {
+                done = &mut work => return done,
+                Some(answered) = self.under_way.next(), if !self.under_way.is_empty() => {
+                    self.answered.push(answered);
+                }
+            }
+        }
+    }
+
+    fn hear_all(&mut self) {
+        for answered in std::mem::take(&mut self.answered) {
+            self.heard(answered);
+        }
+    }
+
     async fn keep_what_was_learnt(&mut self) -> Result<(), StoreError> {
-        let (sink, ledger) = (&self.parts.sink, &self.parts.ledger);
+        let (sink, ledger) = (self.parts.sink.clone(), self.parts.ledger.clone());
         let dedupes = self.dedupes.unwrap_or(false);
-        ledger
-            .keep_dedupes(sink.name(), sink.address(), dedupes)
+        self.hearing(ledger.keep_dedupes(sink.name(), sink.address(), dedupes))
             .await?;
         self.has_learnt = false;
         self.release().await
@@ -247,7 +274,8 @@ impl Reporter {
     async fn release(&mut self) -> Result<(), StoreError> {
         if self.resends() {
             let (sink, within) = (self.parts.sink.name(), self.resend_within());
-            let released = self.parts.ledger.release(sink, within).await?;
+            let ledger = self.parts.ledger.clone();
+            let released = self.hearing(ledger.release(sink, within)).await?;
             if released > 0 {
                 info!(
                     sink,
@@ -268,8 +296,13 @@ impl Reporter {
         }
     }
 
+    /// For how long a report in doubt may be sent again; `None`: for ever.
     fn resend_within(&self) -> Option<Duration> {
-        (self.parts.on_unknown != OnUnknown::Resend).then_some(REMEMBERED)
+        match self.parts.on_unknown {
+            OnUnknown::Resend => None,
+            _ if self.resends() => Some(REMEMBERED),
+            _ => Some(Duration::ZERO),
+        }
     }
 
     /// Writes down what came, takes what may go, and sends it.
@@ -289,7 +322,8 @@ impl Reporter {
             only_under_way: self.adrift.then(|| self.places.clone()),
         };
         self.adrift = true;
-        let claimed = self.parts.ledger.turn(self.parts.sink.name(), turn).await?;
+        let (sink, ledger) = (self.parts.sink.name(), self.parts.ledger.clone());
+        let claimed = self.hearing(ledger.turn(sink, turn)).await?;
         self.adrift = false;
         self.done.clear();
         if places > 0 {
@@ -299,6 +333,7 @@ impl Reporter {
         for claimed in claimed {
             self.send(claimed);
         }
+        self.hear_all();
         Ok(())
     }
 
@@ -402,11 +437,13 @@ impl Reporter {
 
     /// Whatever is still under way is unknown from now on.
     async fn leave(&mut self) {
+        self.hear_all();
         self.under_way.clear();
         self.may_have_work = false;
-        if !self.places.is_empty() || !self.done.is_empty() {
+        if !self.places.is_empty() || !self.done.is_empty() || self.adrift {
             let turn = Turn {
                 done: std::mem::take(&mut self.done),
+                only_under_way: self.adrift.then(|| self.places.clone()),
                 ..Turn::default()
             };
             let sink = self.parts.sink.name();

@@ -16,6 +16,10 @@ const SETTLED_DAYS: i64 = 62;
 /// Over so many rejected reports those of one user for one reason are merged.
 const REJECTED_MAX: i64 = 100_000;
 
+/// A report that came to nothing so often lets all others go first. More than once, so that a sink
+/// that is away is tried with few: reports that were sent once take no more bytes in.
+const TRIES_FIRST: u32 = 4;
+
 /// What became of a report that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -117,7 +121,8 @@ fn close_one(connection: &Connection, sink: &str, row: &OpenRow, now_ms: i64) ->
 
 /// Marks the oldest reports that may go as *sending*, at most `places`, and gives them. A user's go one
 /// after the other. One that has been in doubt since before `doubted_after` is held instead: the sink
-/// may have forgotten it.
+/// may have forgotten it, or does not know repeats. One that came to nothing [`TRIES_FIRST`] times goes
+/// after all others: a sink that fails at one report for ever must not get none but that one.
 pub(super) fn claim(
     connection: &Connection,
     sink: &str,
@@ -125,31 +130,52 @@ pub(super) fn claim(
     doubted_after: i64,
     now_ms: i64,
 ) -> Done<Vec<(i64, Report)>> {
+    let mut claimed = Vec::new();
+    for tried_often in [false, true] {
+        loop {
+            let free = places - claimed.len();
+            let mut holds = false;
+            for mut row in oldest(connection, sink, tried_often, free)? {
+                row.changed = now_ms;
+                if row.doubted != 0 && row.doubted < doubted_after {
+                    row.state = State::Unknown;
+                    holds = true;
+                } else {
+                    row.state = State::Sending;
+                    row.attempts += 1;
+                    claimed.push((row.seq, row.report()));
+                }
+                row.update(connection)?;
+            }
+            // The places of those that are held go to the next.
+            if !holds {
+                break;
+            }
+        }
+    }
+    Ok(claimed)
+}
+
+/// The oldest that may go, of those that were tried often or of the others.
+fn oldest(
+    connection: &Connection,
+    sink: &str,
+    tried_often: bool,
+    places: usize,
+) -> Done<Vec<ReportRow>> {
     let places = i64::try_from(places).unwrap_or(i64::MAX);
-    let mut claimed = rows::all(
+    rows::all(
         connection,
         "SELECT * FROM report AS r WHERE sink = ?1 AND state = 'pending'
+             AND (attempts >= ?2) = ?3
              AND NOT EXISTS (SELECT 1 FROM report AS other
                  WHERE other.sink = r.sink AND other.user = r.user
                      AND (other.state = 'sending'
                          OR (other.state = 'pending' AND other.seq < r.seq)))
-         ORDER BY seq LIMIT ?2",
-        &[&sink, &places],
+         ORDER BY seq LIMIT ?4",
+        &[&sink, &TRIES_FIRST, &tried_often, &places],
         ReportRow::read,
-    )?;
-    for row in &mut claimed {
-        let is_forgotten = row.doubted != 0 && row.doubted < doubted_after;
-        if is_forgotten {
-            row.state = State::Unknown;
-        } else {
-            row.state = State::Sending;
-            row.attempts += 1;
-        }
-        row.changed = now_ms;
-        row.update(connection)?;
-    }
-    claimed.retain(|row| row.state == State::Sending);
-    Ok(claimed.iter().map(|row| (row.seq, row.report())).collect())
+    )
 }
 
 /// Writes down what became of a report that was sent.
@@ -330,6 +356,7 @@ pub(super) fn decide(
         }
         Decision::Retry => {
             row.id = ReportId(Uuid::now_v7());
+            row.doubted = 0;
             row.update(connection)?;
         }
     }
