@@ -28,8 +28,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKED_BYTES_MAX: u64 = 256 << 20;
 /// Statements that an engine uses in its loop stay prepared.
 const STATEMENTS_CACHED: usize = 64;
-/// Set at every opening. `cache_size` is in KiB when negative: about 2 MiB. After a checkpoint the
-/// log is cut to 4 MiB (`journal_size_limit`, bytes), about what it grows to between two. SQLite
+/// Set at every opening. `cache_size` is in KiB when negative: about 2 MiB. The log is taken into the
+/// database when it is 128 pages long, half a MiB: one that is left to grow to SQLite's 4 MiB fills a
+/// small disk by itself, and then there is no room to take it in. After that it is cut to 4 MiB
+/// (`journal_size_limit`, bytes), which only a large transaction makes longer. SQLite
 /// passes over a checkpoint that fails; what it was to move stays in the log, which each commit
 /// syncs, and is written again by the next one.
 const PRAGMAS: &str = "
@@ -37,6 +39,7 @@ const PRAGMAS: &str = "
     PRAGMA foreign_keys = ON;
     PRAGMA temp_store = MEMORY;
     PRAGMA cache_size = -2000;
+    PRAGMA wal_autocheckpoint = 128;
     PRAGMA journal_size_limit = 4194304;
 ";
 /// The store's own table, made with the first migration: how many commits there were, and the

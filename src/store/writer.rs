@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::base::failpoint;
 
@@ -132,6 +132,7 @@ impl Writer {
         let text = describe(class, &doing, &self.spec.file, &reason);
         match class {
             Class::Full => {
+                self.make_room();
                 self.degrade(&text);
                 StoreError::Full(text)
             }
@@ -183,6 +184,19 @@ impl Writer {
                 let text = format!("{why}; {e}");
                 self.degrade(&text);
                 StoreError::Unavailable(text)
+            }
+        }
+    }
+
+    /// Takes the log into the database and cuts it to nothing: on a full disk that may be the room
+    /// that is missing. Where it does not succeed, the log keeps what it held.
+    fn make_room(&self) {
+        if let Some(opened) = &self.opened {
+            let made = opened
+                .connection
+                .pragma(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()));
+            if let Err(e) = made {
+                debug!(store = self.spec.what, "the log cannot be taken in: {e}");
             }
         }
     }

@@ -2,6 +2,7 @@
 //! is in one place only, and moves in one transaction; nothing is sent before it is written that it
 //! is being sent.
 
+mod audit;
 mod collect;
 mod reports;
 mod rows;
@@ -38,6 +39,8 @@ pub struct Claimed {
 #[derive(Clone, Debug)]
 pub struct Done {
     seq: i64,
+    /// A ledger that was begun anew counts from one again: the place alone may be another's.
+    id: ReportId,
     fate: Fate,
 }
 
@@ -64,6 +67,7 @@ impl Claimed {
     pub fn done(&self, fate: Fate) -> Done {
         Done {
             seq: self.seq,
+            id: self.report.id,
             fate,
         }
     }
@@ -117,7 +121,7 @@ impl Ledger {
             .store
             .write("collect", move |work| {
                 let mut cache = locked(&cache);
-                cache.at(work.generation, &clock.moment());
+                look_at(work, &mut cache, clock)?;
                 let (collected, taken) = collect::take_in(work, &mut cache, &reading, &sinks, now)?;
                 Ok((collected, work.generation, taken))
             })
@@ -139,8 +143,8 @@ impl Ledger {
         let now = self.now_ms();
         let doubted_after = before(now, turn.resend_within);
         self.write("turn", move |work| {
-            for Done { seq, fate } in turn.done {
-                reports::record(work, seq, fate, now)?;
+            for Done { seq, id, fate } in turn.done {
+                reports::record(work, (seq, id), fate, now)?;
             }
             if let Some(under_way) = turn.only_under_way {
                 reports::bring_back(work, sink, &under_way, now)?;
@@ -193,9 +197,7 @@ impl Ledger {
     /// been shown yet.
     pub async fn dedupes(&self, sink: &'static str, address: String) -> Result<bool, StoreError> {
         self.read("dedupes", move |work| {
-            let sql = "SELECT dedupes FROM sink WHERE name = ?1 AND address = ?2";
-            let shown: Option<bool> = rows::scalar(work, sql, &[&sink, &address])?;
-            Ok(shown.unwrap_or(false))
+            Ok(rows::dedupes(work, sink, &address)?.unwrap_or(false))
         })
         .await
     }
@@ -208,11 +210,7 @@ impl Ledger {
         dedupes: bool,
     ) -> Result<(), StoreError> {
         self.write("sink", move |work| {
-            work.prepare_cached(
-                "INSERT OR REPLACE INTO sink (name, address, dedupes) VALUES (?1, ?2, ?3)",
-            )?
-            .execute((sink, address, dedupes))?;
-            Ok(())
+            rows::keep_dedupes(work, sink, &address, dedupes)
         })
         .await
     }
@@ -268,7 +266,7 @@ impl Ledger {
     {
         let (cache, clock) = (self.cache.clone(), self.clock);
         move |opened: &Work<'_>| {
-            locked(&cache).at(opened.generation, &clock.moment());
+            look_at(opened, &mut locked(&cache), clock)?;
             work(opened)
         }
     }
@@ -288,6 +286,15 @@ fn before(now_ms: i64, within: Option<Duration>) -> i64 {
             now_ms.saturating_sub(i64::try_from(within.as_millis()).unwrap_or(i64::MAX))
         }
     }
+}
+
+/// Looks at a file that was opened anew, before anything is done with what it holds.
+fn look_at(work: &Work<'_>, cache: &mut Cache, clock: Clock) -> Result<(), WorkError> {
+    if !cache.is_at(work.generation) {
+        audit::audit(work)?;
+        cache.at(work.generation, &clock.moment());
+    }
+    Ok(())
 }
 
 /// A panic while it was held leaves it whole or, at worst, without what would be read anew.

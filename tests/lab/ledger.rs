@@ -32,7 +32,7 @@ pub struct Report {
     pub counted: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Ledger {
     /// Drops repeats, and shows so by echoing the key in its answers.
     pub dedupes: bool,

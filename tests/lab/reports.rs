@@ -166,6 +166,16 @@ impl Panel {
         self.state().reports.ledger.total()
     }
 
+    /// All that it has accepted, and how it takes reports: to be put back by [`Panel::set_books`].
+    pub fn books(&self) -> Ledger {
+        self.state().reports.ledger.clone()
+    }
+
+    /// Makes it know what it knew when these were taken.
+    pub fn set_books(&self, books: Ledger) {
+        self.state().reports.ledger = books;
+    }
+
     /// Waits until at least `count` reports have been accepted in all, repeats included.
     pub async fn await_reports(&self, count: usize) -> Result<()> {
         let what = format!("{count} reports accepted");

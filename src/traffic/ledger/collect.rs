@@ -80,12 +80,14 @@ impl Cache {
         }
     }
 
+    /// Whether what is cached is of that file.
+    pub(super) fn is_at(&self, generation: u64) -> bool {
+        self.generation == Some(generation)
+    }
+
     /// What is cached of a file that was opened anew is void, and a file begun anew knows Xrays only
     /// from then on: an older one may have billed what they counted before.
     pub(super) fn at(&mut self, generation: u64, now: &Moment) {
-        if self.generation == Some(generation) {
-            return;
-        }
         if self.generation.is_some() {
             self.born = birth(now);
         }
@@ -138,30 +140,50 @@ pub(super) fn take_in(
     let birth = rows::birth(connection, xray, &begins)?;
     let known = rows::boots(connection, xray)?;
     let entry = put_to_account(connection, cache, reading, &birth, &known)?;
-    let before = entry.boot.map(|place| &known[place]);
-    let adopted = before.map_or(entry.counted.adopted, |row| row.adopted);
-    let id = before.map(|row| row.id);
-    let id = rows::keep_boot(connection, xray, id, &entry.row, adopted)?;
-    let mut baselines = match cache.take(xray, id) {
-        Some(baselines) => baselines,
-        None => load(connection, &reading.forms, id)?,
+    let before = entry.boot.map(|place| known[place].clone());
+    let is_new = before.is_none();
+    let mut row = match before {
+        Some(row) => BootRow {
+            boot: entry.row.clone(),
+            ..row
+        },
+        None => BootRow {
+            adopted: entry.counted.adopted,
+            ..BootRow::new(connection, xray, &entry.row)?
+        },
     };
-    for moved in &entry.counted.moved {
-        let email = moved.name.email(&reading.forms);
-        rows::keep_baseline(connection, id, &email, moved.node, moved.bytes)?;
-    }
+    let mut baselines = match cache.take(xray, row.id) {
+        Some(baselines) => baselines,
+        None => load(connection, &reading.forms, &row)?,
+    };
+    row.keep_as_last(connection)?;
+    keep_moved(connection, &entry, &reading.forms, row.clone())?;
     // Nobody else holds it now, so that nothing is copied.
     Arc::make_mut(&mut baselines).absorb(&entry.counted.moved);
     let new = add(connection, &entry, sinks, now_ms)?;
-    if before.is_none() {
+    if is_new {
         forget_old(connection, reading, birth, &known)?;
     }
     let taken = Taken {
         xray: reading.xray.clone(),
-        boot: id,
+        boot: row.id,
         baselines,
     };
-    Ok((collected(&entry, new, adopted), taken))
+    Ok((collected(&entry, new, row.adopted), taken))
+}
+
+/// Keeps the baselines that moved, and in the boot's row how many there are.
+fn keep_moved(connection: &Connection, entry: &Entry, forms: &Forms, mut row: BootRow) -> Done<()> {
+    let before = row.baselines;
+    for moved in &entry.counted.moved {
+        let email = moved.name.email(forms);
+        let is_new = rows::keep_baseline(connection, row.id, &email, moved.node, moved.bytes)?;
+        row.baselines += i64::from(is_new);
+    }
+    if row.baselines != before {
+        row.keep(connection)?;
+    }
+    Ok(())
 }
 
 fn collected(entry: &Entry, new: Bytes, adopted: Bytes) -> Collected {
@@ -198,17 +220,21 @@ fn put_to_account(
         known: &boots,
     };
     account(read, of_xray, |place| {
-        let id = known[place].id;
+        let row = &known[place];
         match cache.by_xray.get(&reading.xray) {
-            Some((cached, baselines)) if *cached == id => Ok(baselines.clone()),
-            _ => load(connection, &reading.forms, id),
+            Some((cached, baselines)) if *cached == row.id => Ok(baselines.clone()),
+            _ => load(connection, &reading.forms, row),
         }
     })
 }
 
-fn load(connection: &Connection, forms: &Forms, boot: i64) -> Result<Arc<Baselines>, WorkError> {
+fn load(
+    connection: &Connection,
+    forms: &Forms,
+    row: &BootRow,
+) -> Result<Arc<Baselines>, WorkError> {
     let mut baselines = Baselines::default();
-    rows::each_baseline(connection, boot, |email, node, bytes| {
+    rows::each_baseline(connection, (row.id, row.baselines), |email, node, bytes| {
         baselines.restore(forms, email, node, bytes);
     })?;
     Ok(Arc::new(baselines))

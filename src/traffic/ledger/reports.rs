@@ -179,8 +179,14 @@ fn oldest(
 }
 
 /// Writes down what became of a report that was sent.
-pub(super) fn record(connection: &Connection, seq: i64, fate: Fate, now_ms: i64) -> Done<()> {
-    let found = ReportRow::find(connection, "seq = ?1 AND state = 'sending'", &[&seq])?;
+pub(super) fn record(
+    connection: &Connection,
+    (seq, id): (i64, ReportId),
+    fate: Fate,
+    now_ms: i64,
+) -> Done<()> {
+    let condition = "seq = ?1 AND id = ?2 AND state = 'sending'";
+    let found = ReportRow::find(connection, condition, &[&seq, id.0.as_bytes()])?;
     // Not there: the ledger was begun anew meanwhile, and what it was is in the one set aside.
     let Some(mut row) = found else { return Ok(()) };
     let (state, words) = match fate {

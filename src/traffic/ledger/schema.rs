@@ -2,7 +2,8 @@
 //!
 //! Bytes of a user move in one direction only: `baseline` → `open` → `report` → `settled`. Each row
 //! that decides what somebody is billed carries a checksum of its content (`crc`): a bit that flipped
-//! on the disk is found before it is billed.
+//! on the disk is found before it is billed. A row that would be missed without a word, for its key
+//! is not what it was, is missed in a count (`boot.baselines`) or in the sums (`total`).
 
 /// All migrations, in order.
 pub(in crate::traffic) const MIGRATIONS: &[&str] = &[FIRST];
@@ -16,9 +17,10 @@ CREATE TABLE xray (
     crc INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- A run of an Xray; `seen` counts up over all of them. Times in milliseconds.
+-- A run of an Xray; `seen` counts up over all of them, and `id` is what it was at first. Times in
+-- milliseconds. `baselines` tells how many rows of that table are of this one.
 CREATE TABLE boot (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER PRIMARY KEY,
     xray TEXT NOT NULL,
     kernel TEXT NOT NULL,
     started_ms INTEGER NOT NULL,
@@ -29,6 +31,7 @@ CREATE TABLE boot (
     seen INTEGER NOT NULL,
     adopted_up INTEGER NOT NULL,
     adopted_down INTEGER NOT NULL,
+    baselines INTEGER NOT NULL,
     crc INTEGER NOT NULL
 ) STRICT;
 
@@ -47,7 +50,8 @@ CREATE TABLE baseline (
 CREATE TABLE sink (
     name TEXT PRIMARY KEY,
     address TEXT NOT NULL,
-    dedupes INTEGER NOT NULL
+    dedupes INTEGER NOT NULL,
+    crc INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Bytes that were counted and are in no report yet.
