@@ -137,6 +137,7 @@ fn reading(users: u32, period: u32, forms: &Arc<Forms>) -> Reading {
             mallocs: period.into(),
         },
         remote: false,
+        same_connection: true,
         counters: Arc::new(UserCounters::of(counters)),
         adopts: false,
     }

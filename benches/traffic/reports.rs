@@ -84,6 +84,7 @@ async fn fill(state: &Path, users: u32) -> Result<()> {
         forms: Arc::new(bare_forms()),
         boot: Boot::of(&SysStats::default(), &clock.moment()),
         remote: false,
+        same_connection: true,
         counters: Arc::new(UserCounters::of(counters)),
         adopts: false,
     };

@@ -209,6 +209,7 @@ impl Books {
             forms: self.forms.clone(),
             boot: Boot::of(&stats, &Clock::system().moment()),
             remote: false,
+            same_connection: true,
             counters,
             adopts: false,
         };

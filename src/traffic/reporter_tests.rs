@@ -261,6 +261,7 @@ impl Desk {
                 mallocs: 1,
             },
             remote: false,
+            same_connection: true,
             counters: Arc::new(UserCounters::of(counters)),
             adopts: false,
         };

@@ -49,6 +49,7 @@ fn reading(period: u32) -> Reading {
             mallocs: period.into(),
         },
         remote: false,
+        same_connection: true,
         counters: Arc::new(UserCounters::of(counters)),
         adopts: false,
     }

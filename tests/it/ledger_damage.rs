@@ -207,7 +207,7 @@ fn flip(file: &Path, seed: u64) -> Result<()> {
         usize::try_from(state >> 33).expect("invariant: 31 bits")
     };
     let mut at = draw() % bytes.len();
-    while seed % 4 != 0 && bytes[at] == 0 {
+    while !seed.is_multiple_of(4) && bytes[at] == 0 {
         at = draw() % bytes.len();
     }
     bytes[at] ^= 1 << (draw() % 8);
