@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::FAILED;
+use super::{FAILED, traffic_print};
 use crate::app::Preview;
 use crate::config::{ApplyMode, Config};
 use crate::model::ids::UserId;
@@ -68,11 +68,13 @@ fn counts<const N: usize>(of: [(usize, &str); N]) -> impl Iterator<Item = String
         .map(|(count, what)| format!("{count} {what}"))
 }
 
-/// What a pass over the traffic came to; the exit code.
+/// How traffic stands; the exit code.
 pub(super) fn traffic(status: &TrafficStatus) -> u8 {
     for xray in &status.xrays {
-        let (up, down) = (xray.up, xray.down);
-        println!("traffic of {}: {up} bytes up, {down} bytes down", xray.xray);
+        println!("{}", traffic_print::xray(xray));
+    }
+    for sink in &status.sinks {
+        println!("{}", traffic_print::sink(sink));
     }
     let problems = status.problems();
     for problem in &problems {
@@ -203,9 +205,14 @@ pub(super) fn status(answer: &Value) -> u8 {
         text("mode").trim_matches('"'),
         text("started").trim_matches('"')
     );
-    match serde_json::from_value::<Vec<NodeStatus>>(answer["nodes"].clone()) {
-        Ok(nodes) => outcome(&nodes),
-        Err(error) => {
+    let nodes = serde_json::from_value::<Vec<NodeStatus>>(answer["nodes"].clone());
+    let of_traffic = serde_json::from_value::<Option<TrafficStatus>>(answer["traffic"].clone());
+    match (nodes, of_traffic) {
+        (Ok(nodes), Ok(of_traffic)) => {
+            let code = outcome(&nodes);
+            of_traffic.map_or(code, |status| code.max(traffic(&status)))
+        }
+        (Err(error), _) | (_, Err(error)) => {
             eprintln!("the running agent is of another version: {error}");
             FAILED
         }

@@ -148,7 +148,8 @@ pub(super) fn xray(xray: &XrayTraffic) -> String {
     parts.join("; ")
 }
 
-fn sink(sink: &SinkStatus) -> String {
+/// One sink.
+pub(super) fn sink(sink: &SinkStatus) -> String {
     let drops = if sink.dedupes {
         "drops repeats"
     } else {
