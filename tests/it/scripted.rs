@@ -61,9 +61,11 @@ pub enum Method {
     Count,
     List,
     SysStats,
+    /// `QueryStats`.
+    Query,
 }
 
-use Method::{Add, Count, List, Remove, SysStats, User as OneUser, Users};
+use Method::{Add, Count, List, Query, Remove, SysStats, User as OneUser, Users};
 
 /// One call.
 #[derive(Clone, Debug)]
@@ -156,6 +158,8 @@ struct Core {
     connections: Vec<StdStream>,
     started: Instant,
     allocated: u64,
+    /// Bytes up and down by e-mail.
+    counters: BTreeMap<String, (i64, i64)>,
     deaths: usize,
     wrong_accounts: usize,
     later: Arc<Mutex<Vec<Deed>>>,
@@ -201,6 +205,7 @@ impl Scripted {
             connections: Vec::new(),
             started: Instant::now(),
             allocated: 1 << 20,
+            counters: BTreeMap::new(),
             deaths: 0,
             wrong_accounts: 0,
             later: Arc::default(),
@@ -280,6 +285,11 @@ impl Scripted {
     /// Ends and is there again at once: users that were added are gone.
     pub fn restart(&self) {
         self.core().restart();
+    }
+
+    /// These users' counters show so many bytes up and down, all from the same moment on.
+    pub fn set_counters(&self, counters: impl IntoIterator<Item = (String, (i64, i64))>) {
+        self.core().counters.extend(counters);
     }
 
     /// The live users' e-mails, ascending.
@@ -388,6 +398,7 @@ impl Core {
         self.deaths += 1;
         self.started = Instant::now();
         self.allocated = 1 << 20;
+        self.counters.clear();
         for inbound in self.inbounds.values_mut() {
             inbound.users.clone_from(&inbound.fixed);
         }
@@ -532,7 +543,7 @@ fn unimplemented(method: Method) -> Status {
         Users | OneUser => "GetInboundUsers",
         Count => "GetInboundUsersCount",
         List => "ListInbounds",
-        SysStats => {
+        SysStats | Query => {
             return Status::unimplemented("unknown service xray.app.stats.command.StatsService");
         }
     };
@@ -682,7 +693,18 @@ impl StatsService for Service {
         &self,
         _request: Request<stats::QueryStatsRequest>,
     ) -> Result<Response<stats::QueryStatsResponse>, Status> {
-        Ok(Response::new(stats::QueryStatsResponse::default()))
+        self.call((Query, "", ""), |core| {
+            let counters = core.counters.iter().flat_map(|(email, (up, down))| {
+                let counter = |way: &str, value: i64| stats::Stat {
+                    name: format!("user>>>{email}>>>traffic>>>{way}link").into(),
+                    value,
+                };
+                [counter("up", *up), counter("down", *down)]
+            });
+            let stat = counters.collect();
+            Ok(stats::QueryStatsResponse { stat })
+        })
+        .await
     }
 
     async fn get_stats_online_ip_list(

@@ -61,9 +61,14 @@ impl Stage {
             .arg(file))
     }
 
+    /// Where the agent keeps what it knows.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.path().join(".xray-agent")
+    }
+
     /// Where the agent keeps what it knows of an inbound.
     pub fn state_of(&self, tag: &str) -> PathBuf {
-        let inbounds = self.folder.path().join(".xray-agent/inbounds");
+        let inbounds = self.state_dir().join("inbounds");
         inbounds.join(format!("xray@{tag}"))
     }
 
