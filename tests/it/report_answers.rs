@@ -85,11 +85,11 @@ fn cases(other: &Panel) -> Vec<Case> {
 }
 
 /// One report meets the fault; then the panel is healthy, and another user's report goes too.
-async fn try_out(case: Case, dedupes: bool) -> Result<()> {
+async fn try_out(case: &Case, dedupes: bool) -> Result<()> {
     let mut desk = Desk::new().await?;
     let began = Instant::now();
     desk.stage.panel.set_dedupes(dedupes);
-    desk.stage.panel.set_report_fault(case.fault);
+    desk.stage.panel.set_report_fault(case.fault.clone());
     desk.count(0..1);
     let mut agent = desk.command()?.env("RUST_LOG", "trace").spawn()?;
     let stands = desk.await_books("the answer is in the ledger", |books| {
@@ -145,10 +145,9 @@ async fn every_answer_means_for_its_report_what_the_contract_says() -> Result<()
     let other = Panel::start(TOKEN).await?;
     for dedupes in [false, true] {
         for some in cases(&other).chunks(AT_ONCE) {
-            try_join_all(some.iter().cloned().map(async |case| {
-                let name = case.name;
+            try_join_all(some.iter().map(async |case| {
                 let tried = try_out(case, dedupes).await;
-                tried.map_err(|e| e.context(format!("{name}, dedupes: {dedupes}")))
+                tried.map_err(|e| e.context(format!("{}, dedupes: {dedupes}", case.name)))
             }))
             .await?;
         }
