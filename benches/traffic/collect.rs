@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::figures::{cpu_ms, least, median, most};
+use crate::figures::{least, median, most};
 use crate::process::memory_mib;
 use crate::stage::Stage;
 use crate::worker::{Role, Worker};
@@ -92,18 +92,17 @@ impl Pair {
     }
 
     async fn ours(&mut self, took: &mut Took) -> Result<()> {
-        let cpu = cpu_ms(self.ours.pid()?)?;
         let figures = self.ours.ask("collect").await?;
-        took.cpu.push(cpu_ms(self.ours.pid()?)? - cpu);
-        took.read.push(figures[0]);
-        took.commit.push(figures[1]);
+        took.cpu.push(figures[0]);
+        took.read.push(figures[1]);
+        took.commit.push(figures[2]);
         Ok(())
     }
 
     async fn bare(&mut self, took: &mut Took) -> Result<()> {
-        let cpu = cpu_ms(self.bare.pid()?)?;
-        took.bare.push(self.bare.ask("read").await?[0]);
-        took.bare_cpu.push(cpu_ms(self.bare.pid()?)? - cpu);
+        let figures = self.bare.ask("read").await?;
+        took.bare_cpu.push(figures[0]);
+        took.bare.push(figures[1]);
         Ok(())
     }
 }

@@ -13,9 +13,10 @@ use xray_agent::xray::boot::Boot;
 use xray_agent::xray::client::SysStats;
 use xray_agent::xray::counters::UserCounters;
 
-use crate::figures::{cpu_ms, least, median, most, ms};
+use crate::figures::{least, median, most, ms};
 use crate::lab::secrets::nth_uuid;
 use crate::lab::wait::eventually;
+use crate::process::cpu_seconds;
 use crate::setup::{LONG, Setup};
 use crate::worker::{Role, Worker, bare_forms};
 
@@ -24,8 +25,9 @@ pub async fn measure(reports: u32, rounds: usize) -> Result<()> {
     for _ in 0..rounds {
         let setup = Setup::new(0).await?;
         let mut poster = Worker::start(Role::Poster, &setup.panel.base_url())?;
-        bares.push(poster.ask(&reports.to_string()).await?[0]);
-        bare_cpu.push(cpu_ms(poster.pid()?)?);
+        let figures = poster.ask(&reports.to_string()).await?;
+        bare_cpu.push(figures[0]);
+        bares.push(figures[1]);
         let (took, used) = agent(reports).await?;
         ours.push(took);
         cpu.push(used);
@@ -70,7 +72,7 @@ async fn agent(reports: u32) -> Result<(f64, f64)> {
     .await?;
     let took = ms(begun);
     ensure!(panel.repeats() == 0 && panel.reports().len() as u64 == all);
-    Ok((took, cpu_ms(agent.pid())?))
+    Ok((took, cpu_seconds(agent.pid())? * 1_000.0))
 }
 
 /// A ledger with one report of each user.

@@ -7,11 +7,11 @@ use anyhow::{Result, ensure};
 use xray_agent::control::{self, Call};
 use xray_agent::model::ids::InboundTag;
 
-use crate::figures::{cpu_ms, median, most, ms};
+use crate::figures::{median, most, ms};
 use crate::lab::agent::{Agent, AgentCommand};
 use crate::lab::secrets::nth_uuid;
 use crate::lab::wait::eventually;
-use crate::process::memory_mib;
+use crate::process::{cpu_seconds, memory_mib};
 use crate::setup::{LONG, Setup, TAG};
 use crate::stage::Stage;
 
@@ -94,7 +94,7 @@ async fn all_reported(stage: &Stage) -> Result<()> {
 
 /// Of one core, if polls and collects were as far apart as promised.
 async fn cpu_percent(stage: &Stage, agent: &Agent, seconds: usize, new: bool) -> Result<f64> {
-    let (begun, cpu) = (Instant::now(), cpu_ms(agent.pid())?);
+    let (begun, cpu) = (Instant::now(), cpu_seconds(agent.pid())?);
     for round in 0..seconds {
         let until = tokio::time::Instant::now() + INTERVAL;
         if new {
@@ -102,7 +102,7 @@ async fn cpu_percent(stage: &Stage, agent: &Agent, seconds: usize, new: bool) ->
         }
         tokio::time::sleep_until(until).await;
     }
-    let share = (cpu_ms(agent.pid())? - cpu) / ms(begun);
+    let share = (cpu_seconds(agent.pid())? - cpu) / begun.elapsed().as_secs_f64();
     Ok(share * INTERVAL.as_secs_f64() / PROMISED_INTERVAL_S * 100.0)
 }
 

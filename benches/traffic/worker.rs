@@ -4,10 +4,11 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{StreamExt, stream};
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -98,7 +99,7 @@ impl Worker {
         self.child.id().context("the worker has ended")
     }
 
-    /// Asks, and gives the figures of the answer.
+    /// Asks, and gives the figures of the answer: first the CPU time, in milliseconds.
     pub async fn ask(&mut self, what: &str) -> Result<Vec<f64>> {
         self.asks.write_all(format!("{what}\n").as_bytes()).await?;
         let answer = tokio::time::timeout(LONG, self.answers.next_line()).await??;
@@ -123,7 +124,8 @@ pub async fn serve(role: Role) -> Result<()> {
     };
     // Blocks the thread that does nothing else meanwhile: what runs in the background has others.
     for ask in std::io::stdin().lines() {
-        let figures = match (ask?.as_str(), &mut ledger, &mut reader) {
+        let cpu = own_cpu_ms();
+        let mut figures = match (ask?.as_str(), &mut ledger, &mut reader) {
             ("fresh", Some(books), _) => {
                 *books = Books::new(&address)?;
                 Vec::new()
@@ -133,17 +135,17 @@ pub async fn serve(role: Role) -> Result<()> {
             (count, None, None) => vec![post(&address, count.parse()?).await?],
             (other, ..) => bail!("{role:?} was asked {other}"),
         };
+        figures.insert(0, own_cpu_ms() - cpu);
         let figures: Vec<String> = figures.iter().map(ToString::to_string).collect();
-        println!(
-            "{}",
-            if figures.is_empty() {
-                "0".to_owned()
-            } else {
-                figures.join(" ")
-            }
-        );
+        println!("{}", figures.join(" "));
     }
     Ok(())
+}
+
+/// Milliseconds of CPU that this process has used, by threads that have ended, too.
+fn own_cpu_ms() -> f64 {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(used).map_or(0.0, |used| used.as_secs_f64() * 1_000.0)
 }
 
 type Stats = StatsServiceClient<tonic::transport::Channel>;
