@@ -2,7 +2,7 @@
 //! each beside the least that anybody could do, in turn, in one run. Prints the tables of
 //! `docs/performance.md`.
 //!
-//! `cargo bench --bench traffic` runs all but the month (about ten minutes); `-- --month` the month;
+//! `cargo bench --bench traffic` runs all but the month (about ten minutes), `-- --running` its last table; `-- --month` the month;
 //! `-- --quick` small sizes of everything.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 #![allow(unreachable_pub, missing_docs, reason = "a program has no outside")]
@@ -67,8 +67,10 @@ fn main() -> Result<()> {
     let sizes = if quick { QUICK } else { FULL };
     if quick || !asked("--month") {
         runtime()?.block_on(async {
-            collect::measure(sizes.users, sizes.rounds).await?;
-            reports::measure(sizes.reports, sizes.rounds).await?;
+            if !asked("--running") {
+                collect::measure(sizes.users, sizes.rounds).await?;
+                reports::measure(sizes.reports, sizes.rounds).await?;
+            }
             running::measure(sizes.users, quick).await
         })?;
     }

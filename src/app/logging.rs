@@ -14,6 +14,17 @@ use crate::config::{Log, LogFormat};
 
 /// Our own targets; only they may speak below INFO.
 const OURS: [&str; 2] = ["xray_agent", "hook"];
+/// Others that note their own work at INFO, which is nobody's news.
+const QUIET: [&str; 1] = ["rusqlite_migration"];
+
+/// The least that another crate may say.
+fn loudest_of_others(target: &str) -> Level {
+    if QUIET.contains(&target) {
+        Level::WARN
+    } else {
+        Level::INFO
+    }
+}
 
 /// Sets the log up for the process. Returns what is wrong with the filter, if something is.
 pub fn init(log: &Log) -> Result<(), String> {
@@ -28,7 +39,7 @@ pub fn init(log: &Log) -> Result<(), String> {
         .parse(&log.filter)
         .map_err(|e| format!("RUST_LOG (log.filter) {:?}: {e}", log.filter))?;
     let careful = FilterFn::new(|metadata| {
-        *metadata.level() <= Level::INFO
+        *metadata.level() <= loudest_of_others(metadata.target())
             || OURS
                 .iter()
                 .any(|ours| metadata.target().split("::").next() == Some(ours))

@@ -12,7 +12,6 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, Transaction};
 use rusqlite_migration::{HookError, M, Migrations};
 use rustix::fs::{Access, access};
-use tracing::warn;
 
 use crate::base::files::PRIVATE_FILE;
 
@@ -23,9 +22,13 @@ use super::{APPLICATION_ID, Spec};
 
 /// How long another process (a command line, a backup) may hold a lock that we need.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Checking this much takes about a second; a larger file is believed, and is found damaged only
-/// where it is read.
-const CHECKED_BYTES_MAX: u64 = 256 << 20;
+/// A file of up to this size is checked whole at each opening, which takes about a tenth of a second.
+const CHECKED_BYTES_MAX: u64 = 8 << 20;
+/// One that was not closed in order is checked up to this size, which takes some seconds. Else a file is
+/// believed, and is found damaged only where it is read.
+const CHECKED_UNCLOSED_BYTES_MAX: u64 = 256 << 20;
+/// We may have ended between the first commits and the making of the witness.
+const COMMITS_BEFORE_WITNESS: u64 = 1;
 /// Statements that an engine uses in its loop stay prepared.
 const STATEMENTS_CACHED: usize = 64;
 /// Set at every opening. `cache_size` is in KiB when negative: about 2 MiB. The log is taken into the
@@ -57,7 +60,7 @@ pub(super) struct Opened {
     /// The only connection that writes.
     pub(super) connection: Connection,
     /// `None` where it cannot be written; then going back is not noticed, which is all it costs.
-    pub(super) witness: Option<Witness>,
+    pub(super) witness: Witness,
 }
 
 /// What a file says of itself.
@@ -73,6 +76,8 @@ enum Identity {
 pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
     let file = &spec.file;
     refuse_what_is_left_of_a_lost_file(file)?;
+    // The last handle that is closed in order takes the log in.
+    let was_closed = fs::metadata(aside::log_of(file)).map_or(true, |log| log.len() == 0);
     create(file)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(file, flags)?;
@@ -82,7 +87,10 @@ pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
     let identity = identify(&connection).map_err(without_bugs)?;
     match identity {
         Identity::Ours(found) if found > known => return Err(Trouble::Newer(found)),
-        Identity::Ours(found) => check(&connection, file, found).map_err(without_bugs)?,
+        Identity::Ours(found) => {
+            check_pages(&connection, file, was_closed).map_err(without_bugs)?;
+            check(&connection, file, found).map_err(without_bugs)?;
+        }
         // Its whole content may have been in a log that is lost.
         Identity::Empty => hear_the_witness(file, 0)?,
     }
@@ -91,9 +99,11 @@ pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     migrate(&mut connection, spec.migrations)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    let witness = Witness::open(file)
-        .inspect_err(|e| warn!(store = spec.what, "the witness cannot be written: {e}"))
-        .ok();
+    // Without it an old copy could be put back unseen.
+    let witness = Witness::open(file).map_err(|e| {
+        let path = witness::path_of(file);
+        Trouble::Unavailable(format!("{} cannot be written: {e}", path.display()))
+    })?;
     Ok(Opened {
         connection,
         witness,
@@ -225,18 +235,30 @@ fn identify(connection: &Connection) -> Result<Identity, Trouble> {
     }
 }
 
+/// Whether SQLite finds its own structures whole.
+fn check_pages(connection: &Connection, file: &Path, was_closed: bool) -> Result<(), Trouble> {
+    let bytes_max = if was_closed {
+        CHECKED_BYTES_MAX
+    } else {
+        CHECKED_UNCLOSED_BYTES_MAX
+    };
+    if fs::metadata(file).is_ok_and(|found| found.len() > bytes_max) {
+        return Ok(());
+    }
+    let mut said = String::new();
+    connection.pragma(None, "integrity_check", 1, |row| {
+        said = row.get(0)?;
+        Ok(())
+    })?;
+    if said == "ok" {
+        Ok(())
+    } else {
+        Err(Trouble::Damaged(said))
+    }
+}
+
 /// Whether the file is what was last committed, as far as that can be told without its content.
 fn check(connection: &Connection, file: &Path, schema: usize) -> Result<(), Trouble> {
-    if fs::metadata(file).is_ok_and(|found| found.len() <= CHECKED_BYTES_MAX) {
-        let mut said = String::new();
-        connection.pragma(None, "integrity_check", 1, |row| {
-            said = row.get(0)?;
-            Ok(())
-        })?;
-        if said != "ok" {
-            return Err(Trouble::Damaged(said));
-        }
-    }
     // SQLite never writes to a file whose head asks for a newer form than it knows; ours never do.
     let writable = access(file, Access::WRITE_OK).is_ok();
     if writable && connection.is_readonly(MAIN_DB)? {
@@ -255,14 +277,21 @@ fn check(connection: &Connection, file: &Path, schema: usize) -> Result<(), Trou
     hear_the_witness(file, u64::try_from(commits).map_err(negative)?)
 }
 
-/// Whether the witness knows of more commits than the file holds.
+/// Whether the witness knows of more commits than the file holds, or is not there at all: then the
+/// file was put there by somebody else than us.
 fn hear_the_witness(file: &Path, commits: u64) -> Result<(), Trouble> {
+    let path = witness::path_of(file);
     match marked(file)? {
         Some(marked) if marked > commits => Err(Trouble::Damaged(format!(
-            "it went back: it holds {commits} commits, and {marked} were made; whoever puts an old \
-             copy back on purpose removes {} with it",
-            witness::path_of(file).display()
+            "it went back: it holds {commits} commits, and {marked} were made; an old copy cannot \
+             be put back"
         ))),
+        None if commits > COMMITS_BEFORE_WITNESS && !exists(&path) => {
+            Err(Trouble::Damaged(format!(
+                "{} is not there, so that it may be an old copy",
+                path.display()
+            )))
+        }
         _ => Ok(()),
     }
 }

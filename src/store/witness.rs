@@ -4,7 +4,7 @@
 //! damage and says nothing), or an old copy was put back.
 //!
 //! The number is written only after the commit is on the disk, so the witness is never ahead of a
-//! sound database. It is not synced itself: after a power loss it may be behind or torn, which is
+//! sound database. Its number is not synced: after a power loss it may be behind or torn, which is
 //! harmless, because only one that is whole and ahead says anything. A sync would double the price
 //! of each commit.
 
@@ -44,14 +44,25 @@ pub(super) fn read(database: &Path) -> io::Result<Option<u64>> {
 }
 
 impl Witness {
-    /// Opens or creates the witness of `database`.
+    /// Opens or creates the witness of `database`. That there is one outlives a power loss, whatever
+    /// it says then.
     pub(super) fn open(database: &Path) -> io::Result<Self> {
+        let path = path_of(database);
+        let is_new = !path.exists();
         let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(PRIVATE_FILE)
-            .open(path_of(database))?;
+            .open(&path)?;
+        if is_new {
+            file.write_all_at(&encode(0), 0)?;
+            file.sync_all()?;
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
         Ok(Self { file })
     }
 

@@ -92,9 +92,7 @@ impl Writer {
         self.reach(label, "before_commit");
         transaction.commit()?;
         self.reach(label, "after_commit");
-        if let Some(witness) = &opened.witness
-            && let Err(e) = witness.note(commits.unsigned_abs())
-        {
+        if let Err(e) = opened.witness.note(commits.unsigned_abs()) {
             warn!(store = self.spec.what, "the witness cannot be written: {e}");
         }
         let took = self.spec.clock.monotonic().saturating_sub(begun);

@@ -32,9 +32,9 @@ use crate::xray::client::XrayClient;
 const HANGS_AFTER: Duration = Duration::from_mins(5);
 /// Calls that a collector may make one after the other.
 const CALLS_IN_A_ROW: u32 = 8;
-/// A removal waits for the read before it no longer than this: access goes before bytes, which Xray
-/// still has.
-const BEFORE_REMOVAL_TAKES: Duration = Duration::from_secs(1);
+/// A removal waits for the read before it no longer than this, a third of the time in which it is to be
+/// seen in Xray: access goes before bytes, which Xray still has.
+const BEFORE_REMOVAL_TAKES: Duration = Duration::from_millis(100);
 
 /// What traffic is made of.
 pub struct Context<'a> {

@@ -3,6 +3,7 @@
 //! is being sent.
 
 mod audit;
+mod boots;
 mod collect;
 mod reports;
 mod rows;

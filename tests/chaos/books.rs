@@ -102,13 +102,14 @@ impl Books {
         Ok(open_read_only(&spec(state, Clock::system()))?.map(Self))
     }
 
-    /// How many boots of Xray it ever took for different ones.
-    pub fn boots(&self) -> Result<i64> {
-        let sql = "SELECT coalesce(max(id), 0) FROM boot";
-        Ok(self.0.query_row(sql, [], |row| row.get(0))?)
+    /// The boots of Xray that it knows, in the order in which it first saw them: the last eight.
+    pub fn boots(&self) -> Result<Vec<i64>> {
+        let mut statement = self.0.prepare("SELECT id FROM boot ORDER BY id")?;
+        let ids = statement.query_map([], |row| row.get(0))?;
+        Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    /// What it collected of that boot, the first being 1.
+    /// What it collected of a boot.
     pub fn collected(&self, boot: i64) -> Result<Users> {
         let sql = "SELECT email, up, down FROM baseline WHERE boot = ?1";
         let mut statement = self.0.prepare(sql)?;

@@ -3,8 +3,9 @@
 //!
 //! Invariant: two starts of Xray are far enough apart to be told from each other by their clocks.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,9 +27,9 @@ const TOKEN: &str = "chaos-token";
 pub const COLLECT: Duration = Duration::from_millis(300);
 /// A bound against hanging, also after a minute's pause of the agent's.
 pub const LONG: Duration = Duration::from_mins(3);
-/// Xrays that start within two seconds may be one and the same to the ledger, which then counts less;
+/// Xrays that start within four seconds may be one and the same to the ledger, which then counts less;
 /// a start is known to a second and some.
-const BETWEEN_STARTS: Duration = Duration::from_secs(4);
+const BETWEEN_STARTS: Duration = Duration::from_secs(7);
 /// Between two looks at Xray's counters that are to show that they stand still: many times what a
 /// last byte needs from one socket to the next.
 const STILL: Duration = Duration::from_millis(100);
@@ -42,6 +43,8 @@ pub struct Stage {
     agent: Agent,
     command: AgentCommand,
     folder: TempDir,
+    /// Every boot that the ledger ever knew.
+    boots: Mutex<BTreeSet<i64>>,
 }
 
 impl Stage {
@@ -87,6 +90,7 @@ impl Stage {
             xray_started: Instant::now(),
             command,
             folder,
+            boots: Mutex::default(),
         };
         stage.knows(1).await?;
         stage.load.begin(dice);
@@ -99,10 +103,22 @@ impl Stage {
         Books::open(&state)
     }
 
-    /// What the agent has collected of that boot.
-    pub fn collected(&self, boot: i64) -> Result<Users> {
+    /// How many boots of Xray the ledger ever took for different ones: they come apart so far that
+    /// each is seen here before the ledger forgets it.
+    pub fn boots(&self) -> Result<i64> {
         let books = self.books()?.context("there is no ledger")?;
-        books.collected(boot)
+        let mut known = self.boots.lock().expect("nobody panics with it");
+        known.extend(books.boots()?);
+        Ok(i64::try_from(known.len())?)
+    }
+
+    /// What the agent has collected of that boot, the first being 1.
+    pub fn collected(&self, boot: i64) -> Result<Users> {
+        self.boots()?;
+        let known = self.boots.lock().expect("nobody panics with it");
+        let id = known.iter().nth(usize::try_from(boot - 1)?).copied();
+        let books = self.books()?.context("there is no ledger")?;
+        books.collected(id.context("the ledger does not know that boot yet")?)
     }
 
     /// What Xray counted in its present boot, by user.
@@ -173,8 +189,7 @@ impl Stage {
     pub async fn knows(&self, boots: i64) -> Result<()> {
         let what = format!("the agent sees boot {boots} of Xray");
         eventually(&what, LONG, async || {
-            let ledger = self.books().ok().flatten();
-            ledger.is_some_and(|ledger| ledger.boots().is_ok_and(|seen| seen >= boots))
+            self.boots().is_ok_and(|seen| seen >= boots)
         })
         .await
         .with_context(|| self.agent_log())

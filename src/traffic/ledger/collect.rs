@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::rows::{self, BootRow, Done, OpenRow, stored, stored_node};
+use super::boots::{self, BootRow};
+use super::rows::{self, Done, OpenRow, stored, stored_node};
 use crate::base::clock::Moment;
 use crate::model::ids::{NodeId, UserId};
 use crate::store::WorkError;
@@ -137,8 +138,8 @@ pub(super) fn take_in(
     } else {
         Birth::of_all_time(&cache.born.kernel)
     };
-    let birth = rows::birth(connection, xray, &begins)?;
-    let known = rows::boots(connection, xray)?;
+    let birth = boots::birth(connection, xray, &begins)?;
+    let known = boots::boots(connection, xray)?;
     let entry = put_to_account(connection, cache, reading, &birth, &known)?;
     let before = entry.boot.map(|place| known[place].clone());
     let is_new = before.is_none();
@@ -177,7 +178,7 @@ fn keep_moved(connection: &Connection, entry: &Entry, forms: &Forms, mut row: Bo
     let before = row.baselines;
     for moved in &entry.counted.moved {
         let email = moved.name.email(forms);
-        let is_new = rows::keep_baseline(connection, row.id, &email, moved.node, moved.bytes)?;
+        let is_new = boots::keep_baseline(connection, row.id, &email, moved.node, moved.bytes)?;
         row.baselines += i64::from(is_new);
     }
     if row.baselines != before {
@@ -207,7 +208,7 @@ fn put_to_account(
     birth: &Birth,
     known: &[BootRow],
 ) -> Done<Entry> {
-    let boots: Vec<Boot> = known.iter().map(|row| row.boot.clone()).collect();
+    let seen: Vec<Boot> = known.iter().map(|row| row.boot.clone()).collect();
     let read = Read {
         boot: &reading.boot,
         remote: reading.remote,
@@ -217,7 +218,7 @@ fn put_to_account(
     let of_xray = Books {
         forms: &reading.forms,
         birth,
-        known: &boots,
+        known: &seen,
     };
     account(read, of_xray, |place| {
         let row = &known[place];
@@ -234,7 +235,7 @@ fn load(
     row: &BootRow,
 ) -> Result<Arc<Baselines>, WorkError> {
     let mut baselines = Baselines::default();
-    rows::each_baseline(connection, (row.id, row.baselines), |email, node, bytes| {
+    boots::each_baseline(connection, (row.id, row.baselines), |email, node, bytes| {
         baselines.restore(forms, email, node, bytes);
     })?;
     Ok(Arc::new(baselines))
@@ -313,7 +314,7 @@ fn forget_old(
             .prepare_cached("DELETE FROM boot WHERE id = ?1")?
             .execute([row.id])?;
         later = born_after(&later, &row.boot, &reading.boot.kernel_boot_id);
-        rows::set_birth(connection, &reading.xray, &later)?;
+        boots::set_birth(connection, &reading.xray, &later)?;
     }
     Ok(())
 }
