@@ -32,14 +32,15 @@ pub async fn measure(sizes: &[u32], quick: bool) -> Result<()> {
     println!("|---|---|---|---|---|---|---|");
     for users in sizes {
         let stage = Stage::without_counters(*users).await?;
-        let agent = frequent(&stage.setup).spawn()?;
+        let mut agent = frequent(&stage.setup).spawn()?;
         all_reported(&stage).await?;
         let quiet = cpu_percent(&stage, &agent, seconds, false).await?;
         let busy = cpu_percent(&stage, &agent, seconds, true).await?;
         let steady = memory_mib(agent.pid(), "VmRSS")?;
         let peak = memory_mib(agent.pid(), "VmHWM")?;
-        drop(agent);
-        let usual = stage.setup.agent();
+        // Its lock has to be free.
+        agent.kill9().await?;
+        let usual = packaged(&stage.setup);
         let with = removals_seen(&stage, &usual, *users, removals).await?;
         let without = usual.env("ENABLE_TRAFFIC_REPORT", "off");
         let without = removals_seen(&stage, &without, *users - removals, removals).await?;
@@ -56,10 +57,26 @@ pub async fn measure(sizes: &[u32], quick: bool) -> Result<()> {
     Ok(())
 }
 
+/// As the unit starts it.
+fn packaged(setup: &Setup) -> AgentCommand {
+    let variable = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let unit = include_str!("../../systemd/xray-agent.service");
+    let lines = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("Environment="));
+    let variables = lines
+        .flat_map(str::split_whitespace)
+        .filter_map(|v| v.split_once('='));
+    variables
+        .map(variable)
+        .fold(setup.agent(), |command, (name, value)| {
+            command.env(name, value)
+        })
+}
+
 fn frequent(setup: &Setup) -> AgentCommand {
     let seconds = INTERVAL.as_secs().to_string();
-    setup
-        .agent()
+    packaged(setup)
         .env("INTERVAL_SECONDS", &seconds)
         .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", &seconds)
         .env("TRAFFIC_REPORT_INTERVAL_SECONDS", &seconds)
@@ -115,7 +132,7 @@ async fn removals_seen(
     removals: u32,
 ) -> Result<Vec<f64>> {
     let setup = &stage.setup;
-    let agent = command.spawn()?;
+    let mut agent = command.spawn()?;
     passes(setup, 1).await?;
     let (client, tag) = (setup.client(), InboundTag(TAG.into()));
     let socket = setup.folder.path().join("state");
@@ -141,6 +158,7 @@ async fn removals_seen(
         // The read after the removal is not to meet the next one's.
         control::call(&socket, Call::Sync { force: false }).await?;
     }
-    ensure!(memory_mib(agent.pid(), "VmRSS")? > 0.0);
+    ensure!(agent.is_alive(), "{}", agent.log());
+    agent.kill9().await?;
     Ok(seen)
 }

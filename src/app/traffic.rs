@@ -101,7 +101,7 @@ pub(super) fn build(
         .panel
         .clone()
         .expect("invariant: a configuration to run has a panel");
-    let panel = PanelClient::new(panel).map_err(TrafficError::Panel)?;
+    let panel = PanelClient::for_reports(panel).map_err(TrafficError::Panel)?;
     let inbounds = emails(config, clock)?;
     let context = Context {
         inbounds: &inbounds,

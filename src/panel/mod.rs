@@ -31,7 +31,6 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 #[derive(Clone, Debug)]
 pub struct PanelClient {
     http: Client,
-    reports: Client,
     config: Panel,
 }
 
@@ -50,15 +49,21 @@ pub enum Allowed {
 }
 
 impl PanelClient {
-    /// A client for the configured panel. Fails when the system's certificates cannot be loaded.
+    /// A client that asks the configured panel. Fails when the system's certificates cannot be loaded.
     pub fn new(config: Panel) -> Result<Self, String> {
         let http = builder(&config).and_then(ClientBuilder::build);
-        let reports = builder(&config).and_then(|builder| report::client(builder, &config));
-        Ok(Self {
-            http: http.map_err(|e| error::chain(&e))?,
-            reports: reports.map_err(|e| error::chain(&e))?,
-            config,
-        })
+        Self::with(http, config)
+    }
+
+    /// A client that reports to it; not for questions, which may be repeated.
+    pub fn for_reports(config: Panel) -> Result<Self, String> {
+        let http = builder(&config).and_then(|builder| report::client(builder, &config));
+        Self::with(http, config)
+    }
+
+    fn with(http: reqwest::Result<Client>, config: Panel) -> Result<Self, String> {
+        let http = http.map_err(|e| error::chain(&e))?;
+        Ok(Self { http, config })
     }
 
     /// The panel's address.

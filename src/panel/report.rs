@@ -47,7 +47,7 @@ pub(super) fn client(builder: ClientBuilder, config: &Panel) -> reqwest::Result<
 }
 
 impl PanelClient {
-    /// Sends a report, once. To be given up it may be dropped at any time; its outcome is then not
+    /// Sends a report, once, by a client made [for reports](Self::for_reports). To be given up it may be dropped at any time; its outcome is then not
     /// known.
     pub async fn report(&self, report: &Report) -> Answer {
         let url = self.url("api/internal/report-traffic");
@@ -56,7 +56,7 @@ impl PanelClient {
         tokio::task::yield_now().await;
         let (content, handover) = handover::of(wire(report));
         let request = self
-            .reports
+            .http
             .post(url.clone())
             .header("x-internal-token", self.token())
             .header(IDEMPOTENCY_KEY, report.id.to_string())

@@ -42,7 +42,7 @@ fn panel(url: &str) -> Panel {
 }
 
 fn client(address: SocketAddr) -> PanelClient {
-    PanelClient::new(panel(&format!("http://{address}/base"))).unwrap()
+    PanelClient::for_reports(panel(&format!("http://{address}/base"))).unwrap()
 }
 
 /// Hands each connection, one after the other, to `each`.
@@ -163,19 +163,24 @@ async fn without_a_connection_nothing_was_sent() {
         why.contains(&refused.to_string()) && why.contains("refused"),
         "{why}"
     );
-    let unknown = PanelClient::new(panel("http://panel.invalid")).unwrap();
+    let unknown = PanelClient::for_reports(panel("http://panel.invalid")).unwrap();
     not_sent(unknown.report(&report()).await);
     // Neither of these speaks TLS; the second says nothing at all.
     let plain = serve(|mut stream| {
         let _ = stream.write_all(http("400 Bad Request", "").as_bytes());
     });
-    let tls = PanelClient::new(panel(&format!("https://{plain}"))).unwrap();
+    let tls = PanelClient::for_reports(panel(&format!("https://{plain}"))).unwrap();
     not_sent(tls.report(&report()).await);
     let (keep, open) = mpsc::channel();
     let silent = serve(move |stream| keep.send(stream).unwrap());
     let mut impatient = panel(&format!("https://{silent}"));
     impatient.timeout = SOON;
-    let why = not_sent(PanelClient::new(impatient).unwrap().report(&report()).await);
+    let why = not_sent(
+        PanelClient::for_reports(impatient)
+            .unwrap()
+            .report(&report())
+            .await,
+    );
     assert!(why.contains("no connection in time"), "{why}");
     drop(open);
 }
@@ -189,7 +194,7 @@ async fn reports_go_by_http_1_only() {
         hello.truncate(read);
         seen.send(hello).unwrap();
     });
-    let tls = PanelClient::new(panel(&format!("https://{address}"))).unwrap();
+    let tls = PanelClient::for_reports(panel(&format!("https://{address}"))).unwrap();
     not_sent(tls.report(&report()).await);
     let hello = hellos.recv().unwrap();
     // The list of protocols: its length, then each with its own before it.
@@ -206,7 +211,12 @@ async fn what_the_proxy_refuses_was_not_sent() {
     });
     let mut panel = panel("https://panel.invalid");
     panel.proxy = Some(Proxy(format!("http://{proxy}").parse().unwrap()));
-    not_sent(PanelClient::new(panel).unwrap().report(&report()).await);
+    not_sent(
+        PanelClient::for_reports(panel)
+            .unwrap()
+            .report(&report())
+            .await,
+    );
     let asked = requests.recv().unwrap();
     assert!(asked.starts_with("CONNECT panel.invalid:443"), "{asked}");
     assert!(!asked.contains(TOKEN), "{asked}");
@@ -244,7 +254,12 @@ async fn an_answer_that_does_not_come_in_time_is_lost() {
         });
         let mut panel = panel(&format!("http://{address}"));
         panel.timeout = SOON;
-        let why = lost(PanelClient::new(panel).unwrap().report(&report()).await);
+        let why = lost(
+            PanelClient::for_reports(panel)
+                .unwrap()
+                .report(&report())
+                .await,
+        );
         assert!(why.contains("in time"), "{why}");
         drop(open);
     }

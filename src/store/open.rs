@@ -27,8 +27,6 @@ const CHECKED_BYTES_MAX: u64 = 8 << 20;
 /// One that was not closed in order is checked up to this size, which takes some seconds. Else a file is
 /// believed, and is found damaged only where it is read.
 const CHECKED_UNCLOSED_BYTES_MAX: u64 = 256 << 20;
-/// We may have ended between the first commits and the making of the witness.
-const COMMITS_BEFORE_WITNESS: u64 = 1;
 /// Statements that an engine uses in its loop stay prepared.
 const STATEMENTS_CACHED: usize = 64;
 /// Set at every opening. `cache_size` is in KiB when negative: about 2 MiB. The log is taken into the
@@ -286,12 +284,11 @@ fn hear_the_witness(file: &Path, commits: u64) -> Result<(), Trouble> {
             "it went back: it holds {commits} commits, and {marked} were made; an old copy cannot \
              be put back"
         ))),
-        None if commits > COMMITS_BEFORE_WITNESS && !exists(&path) => {
-            Err(Trouble::Damaged(format!(
-                "{} is not there, so that it may be an old copy",
-                path.display()
-            )))
-        }
+        // It is made before the first commit that counts.
+        None if commits > 0 && !exists(&path) => Err(Trouble::Damaged(format!(
+            "{} is not there, so that it may be an old copy",
+            path.display()
+        ))),
         _ => Ok(()),
     }
 }
