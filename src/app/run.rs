@@ -112,6 +112,11 @@ pub async fn run(
     let mut outcome = Ok(Outcome::Stopped);
     let until = async { outcome = wait(style, &running, &mut signals).await };
     let ended = supervisor.run(until, GRACE).await;
+    let Running { sync, traffic } = running;
+    drop(sync);
+    if let Some(traffic) = traffic {
+        traffic.let_go().await;
+    }
     match ended {
         Ended::EssentialFailed { name, why } => return Err(RunError::Task { name, why }),
         Ended::TimedOut(_) | Ended::Stopped => {}

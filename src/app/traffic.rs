@@ -85,6 +85,7 @@ async fn collect_here(config: &Config) -> Result<TrafficStatus, TrafficError> {
     let mut status = TrafficStatus::default();
     let read = async { status = handle.collect().await };
     supervisor.run(read, READS_END_WITHIN).await;
+    handle.let_go().await;
     Ok(status)
 }
 
@@ -128,7 +129,9 @@ pub async fn decide(
             }
             let sinks = Arc::from([REPORT_TRAFFIC]);
             let ledger = Ledger::start(&config.state_dir, sinks, Clock::system())?;
-            Ok(ledger.decide(id, decision).await??)
+            let decided = ledger.decide(id, decision).await;
+            ledger.let_go().await;
+            Ok(decided??)
         }
     }
 }

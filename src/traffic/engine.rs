@@ -36,6 +36,9 @@ const CALLS_IN_A_ROW: u32 = 8;
 /// seen in Xray: access goes before bytes, which Xray still has.
 const BEFORE_REMOVAL_TAKES: Duration = Duration::from_millis(100);
 
+/// Closing the ledger takes its log in.
+const CLOSING_TAKES: Duration = Duration::from_secs(2);
+
 /// What traffic is made of.
 pub struct Context<'a> {
     /// Every managed inbound with its e-mails, in the order of the configuration.
@@ -228,6 +231,14 @@ impl Handle {
     /// Sums of the whole ledger.
     pub async fn summary(&self) -> Result<views::Summary, StoreError> {
         self.ledger.summary().await
+    }
+
+    /// Lets go of the ledger, and completes when its file is closed in order: when all loops have
+    /// ended and the other handles are dropped, or after a while.
+    pub async fn let_go(self) {
+        if timeout(CLOSING_TAKES, self.ledger.let_go()).await.is_err() {
+            debug!("the ledger is still at work; its file is looked through at the next start");
+        }
     }
 
     /// Completes, with the reason, when a sync of the disk failed: the process has to end.

@@ -221,6 +221,12 @@ impl Ledger {
         self.read("summary", |work| views::summary(work)).await
     }
 
+    /// Lets go of the ledger, and completes when its file is closed in order: when the other handles
+    /// are dropped, too.
+    pub async fn let_go(self) {
+        self.store.close().await;
+    }
+
     /// How the store is.
     pub fn health(&self) -> Health {
         self.store.health()

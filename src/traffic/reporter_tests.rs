@@ -1,5 +1,7 @@
 //! The loop of one sink with a real ledger and a sink that fails as sinks do, on paused time: whatever
 //! goes wrong, every byte is in one place, and nobody is billed more than was counted.
+//!
+//! In one file of some length: what the sink remembers is what each test judges by.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

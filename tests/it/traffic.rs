@@ -157,6 +157,8 @@ async fn a_single_pass_also_reports() -> Result<()> {
     ensure!(stage.panel.billed(1, &nth_uuid(0)) == (1_016, 2_000));
     let third = once.run_to_end(LONG).await?;
     ensure!(third.code == Some(0) && stage.panel.reports().len() == 1);
+    let log = stage.folder.path().join(".xray-agent/ledger.db-wal");
+    ensure!(!log.exists(), "the ledger was not closed in order");
     Ok(())
 }
 
