@@ -11,8 +11,18 @@ use crate::model::report::{Decision, Report, ReportId};
 
 /// One day in milliseconds.
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
-/// Settled bytes are kept by day for so long.
+/// Settled bytes are kept by day for the last so many days that had any: counted so, a wall clock that
+/// was set wrongly takes none away.
 const SETTLED_DAYS: i64 = 62;
+/// Deletes older ones; goes from day to day by the key, for there may be millions of rows.
+const DELETE_OLD_DAYS: &str = "
+    DELETE FROM settled WHERE sink = ?1 AND day < (
+        WITH RECURSIVE newest (day, n) AS (
+            SELECT max(day), 1 FROM settled
+            UNION ALL
+            SELECT (SELECT max(day) FROM settled WHERE day < newest.day), n + 1
+                FROM newest WHERE newest.day IS NOT NULL AND n < ?2)
+        SELECT min(day) FROM newest)";
 /// Over so many rejected reports those of one user for one reason are merged.
 const REJECTED_MAX: i64 = 100_000;
 
@@ -379,10 +389,9 @@ impl ReportRow {
 
 /// Keeps what is kept for people within bounds.
 fn tidy(connection: &Connection, sink: &str, now_ms: i64) -> Done<()> {
-    let oldest_day = now_ms.div_euclid(DAY_MS) - SETTLED_DAYS;
     connection
-        .prepare_cached("DELETE FROM settled WHERE sink = ?1 AND day < ?2")?
-        .execute((sink, oldest_day))?;
+        .prepare_cached(DELETE_OLD_DAYS)?
+        .execute((sink, SETTLED_DAYS))?;
     let rejected: Option<i64> = rows::scalar(
         connection,
         "SELECT count(*) FROM report WHERE sink = ?1 AND state = 'rejected'",

@@ -40,6 +40,8 @@ enum Step {
     LostTurn(usize, usize),
     /// The agent ends and starts.
     Reopen,
+    /// Meanwhile the wall clock is set to so many days from its first day, before or after.
+    SetClock(i64),
     /// What is unknown goes again.
     Release(usize, Option<Duration>),
     /// A person decides of one of the reports.
@@ -74,6 +76,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(sink, fates, places)| Step::Turn(sink, fates, places)),
         1 => (sink(), 0..3_usize).prop_map(|(sink, places)| Step::LostTurn(sink, places)),
         1 => Just(Step::Reopen),
+        1 => (-10_000..10_000_i64).prop_map(Step::SetClock),
         1 => (sink(), within).prop_map(|(sink, within)| Step::Release(sink, within)),
         2 => (any::<prop::sample::Index>(), decision)
             .prop_map(|(which, decision)| Step::Decide(which.index(64), decision)),
@@ -84,6 +87,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// A ledger, what is under way, and by another reckoning what was counted.
 struct World {
     folder: TempDir,
+    clock: Clock,
     ledger: Ledger,
     started_ms: i64,
     counters: BTreeMap<u8, Bytes>,
@@ -91,16 +95,24 @@ struct World {
     counted: Bytes,
 }
 
-fn ledger_in(folder: &TempDir) -> Ledger {
-    Ledger::start(folder.path(), Arc::from(SINKS), Clock::system()).unwrap()
+fn ledger_in(folder: &TempDir, clock: Clock) -> Ledger {
+    Ledger::start(folder.path(), Arc::from(SINKS), clock).unwrap()
+}
+
+/// A wall clock that shows that day now.
+fn clock_of(day: i64) -> Clock {
+    let first = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    Clock::following(first + jiff::SignedDuration::from_hours(24 * day))
 }
 
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir());
         let folder = folder.unwrap();
+        let clock = clock_of(0);
         Self {
-            ledger: ledger_in(&folder),
+            ledger: ledger_in(&folder, clock),
+            clock,
             folder,
             started_ms: RUN_MS,
             counters: BTreeMap::new(),
@@ -127,6 +139,10 @@ impl World {
             Step::Turn(sink, fates, places) => self.turn(sink, fates, places, false).await,
             Step::LostTurn(sink, places) => self.turn(sink, Vec::new(), places, true).await,
             Step::Reopen => self.reopen().await,
+            Step::SetClock(day) => {
+                self.clock = clock_of(day);
+                self.reopen().await;
+            }
             Step::Release(sink, within) => {
                 self.ledger.release(SINKS[sink], within).await.unwrap();
             }
@@ -207,7 +223,7 @@ impl World {
     }
 
     async fn reopen(&mut self) {
-        let next = ledger_in(&self.folder);
+        let next = ledger_in(&self.folder, self.clock);
         let former = std::mem::replace(&mut self.ledger, next);
         former.store.close().await;
         for (sink, under_way) in SINKS.into_iter().zip(&mut self.under_way) {
@@ -313,4 +329,25 @@ proptest! {
             }
         });
     }
+}
+
+#[tokio::test]
+async fn settled_bytes_are_kept_for_so_many_days_that_had_any() {
+    let mut world = World::new();
+    for day in 0..70 {
+        // Some days have nothing.
+        world.take(Step::SetClock(3 * day)).await;
+        world.take(Step::Grow(0, Bytes { up: 1, down: 0 })).await;
+        for step in [
+            Step::Close(0, None),
+            Step::Turn(0, Vec::new(), 1),
+            Step::Turn(0, vec![Fate::Settled], 0),
+            Step::Close(0, None),
+        ] {
+            world.take(step).await;
+        }
+    }
+    assert_eq!(world.exported(SINKS[0]).await.up, 62);
+    let summary = world.ledger.summary().await.unwrap();
+    assert_eq!(summary.nodes[0].settled.bytes.up, 70);
 }
