@@ -1,7 +1,5 @@
 //! Every byte to the panel, once: real bytes through a real Xray, and what the panel was told.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 
 use crate::lab::secrets::nth_uuid;
@@ -54,12 +52,7 @@ impl Stage {
     /// Starts the agent and waits until the users are served.
     async fn agent(&self) -> Result<Agent> {
         let agent = self.command().spawn()?;
-        eventually("the users are served", LONG, async || {
-            self.client
-                .is_served(0, &self.origin, Duration::from_secs(2))
-                .await
-        })
-        .await?;
+        self.client.await_served(0, &self.origin).await?;
         Ok(agent)
     }
 
@@ -115,13 +108,7 @@ async fn what_is_counted_shortly_before_the_end_is_flushed() -> Result<()> {
         .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "3600")
         .env("TRAFFIC_REPORT_INTERVAL_SECONDS", "3600");
     let mut agent = command.spawn()?;
-    eventually("the user is served", LONG, async || {
-        stage
-            .client
-            .is_served(0, &stage.origin, Duration::from_secs(2))
-            .await
-    })
-    .await?;
+    stage.client.await_served(0, &stage.origin).await?;
     stage
         .client
         .transfer(0, &stage.origin, 5_000, 7_000)
@@ -170,13 +157,7 @@ async fn the_last_bytes_of_a_removed_user_are_reported_at_once() -> Result<()> {
         .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "3600")
         .env("TRAFFIC_REPORT_INTERVAL_SECONDS", "3600");
     let _agent = command.spawn()?;
-    eventually("the user is served", LONG, async || {
-        stage
-            .client
-            .is_served(0, &stage.origin, Duration::from_secs(2))
-            .await
-    })
-    .await?;
+    stage.client.await_served(0, &stage.origin).await?;
     stage
         .client
         .transfer(0, &stage.origin, 5_000, 7_000)

@@ -204,10 +204,7 @@ async fn a_counter_that_somebody_resets_is_told_and_never_billed_for_more() -> R
     let agent = command.spawn()?;
     let client = Client::start_many(&[server.route(TAG, &nth_uuid(0))]).await?;
     let origin = Origin::start().await?;
-    eventually("the user is served", LONG, async || {
-        client.is_served(0, &origin, Duration::from_secs(2)).await
-    })
-    .await?;
+    client.await_served(0, &origin).await?;
     client.transfer(0, &origin, 50_000, 60_000).await?;
     let before = sum(&user_counters(&xray.api_addr()).await?);
     eventually("all is billed", LONG, async || {
@@ -332,10 +329,7 @@ async fn a_stop_of_xray_that_is_preceded_by_a_collect_costs_what_moved_in_betwee
     let _agent = command.spawn()?;
     let client = Client::start_many(&[server.route(TAG, &nth_uuid(0))]).await?;
     let origin = Origin::start().await?;
-    eventually("the user is served", LONG, async || {
-        client.is_served(0, &origin, Duration::from_secs(2)).await
-    })
-    .await?;
+    client.await_served(0, &origin).await?;
     let flow = Transfer::at_once(2_000_000, 2_000_000).paced(10_000, Duration::from_millis(5));
     let flowing = client.transfer_at(0, &origin, flow);
     let stop = async {

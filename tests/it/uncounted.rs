@@ -11,10 +11,13 @@ use xray_agent::traffic::switches::{Lack, Seen, Switches};
 use xray_agent::xray::client::XrayClient;
 use xray_agent::xray::error::XrayError;
 
-use crate::lab::{Client, Origin, ServerConfig, Session, Xray, eventually, uuid};
-use crate::support::LONG;
+use crate::lab::secrets::nth_uuid;
+use crate::lab::{Client, Origin, Panel, ServerConfig, Session, Xray, eventually, uuid};
+use crate::support::{LONG, TOKEN, folder, grpc_agent};
 
 const TAG: &str = "in-vless";
+/// The agent looks for a minute before it says that nobody is counted.
+const MINUTES: Duration = Duration::from_mins(4);
 
 fn client_at(address: String) -> XrayClient {
     XrayClient::new(config::Xray {
@@ -186,4 +189,49 @@ async fn connections_that_cannot_be_told_are_not_taken_for_none() -> Result<()> 
     let silent = Xray::start(ServerConfig::new().services(&["StatsService"]).vless(TAG)).await?;
     ensure!(ask(&silent.api_addr(), TAG).await.is_none());
     Ok(())
+}
+
+/// What the running agent says of its Xray, in its log and in its status.
+async fn said_by_the_agent(server: ServerConfig, words: &str) -> Result<()> {
+    let xray = Xray::start(server.clone()).await?;
+    let (panel, folder) = (Panel::start(TOKEN).await?, folder()?);
+    panel.set_users(1, vec![nth_uuid(0)]);
+    let command = grpc_agent(&panel.base_url(), folder.path(), &xray.api_addr(), TAG)
+        .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "1")
+        .env("RUST_LOG", "info");
+    let agent = command.spawn()?;
+    let client = Client::start_many(&[server.route(TAG, &nth_uuid(0))]).await?;
+    let origin = Origin::start().await?;
+    client.await_served(0, &origin).await?;
+    let _session = client.session(0, &origin).await?;
+    agent
+        .await_log(&["WARN", "merge into", words], MINUTES)
+        .await?;
+    let told = eventually("the status shows it", LONG, async || {
+        let status = command.clone().args(["status", "--json"]);
+        let said = status.run_to_end(LONG).await.ok()?.stdout;
+        let status: Value = serde_json::from_str(&said).ok()?;
+        let told = status["traffic"]["xrays"][0]["not_counting"]
+            .as_str()?
+            .to_owned();
+        Some(told)
+    });
+    ensure!(told.await?.contains(words));
+    let log = agent.log();
+    let warned = log.lines().filter(|line| line.contains("merge into"));
+    ensure!(warned.count() == 1, "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_says_what_an_xray_without_the_service_lacks() -> Result<()> {
+    let server = ServerConfig::new().vless(TAG).services(&["HandlerService"]);
+    said_by_the_agent(server, "StatsService").await
+}
+
+/// Takes the minute that it takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_says_what_an_xray_that_counts_nobody_lacks() -> Result<()> {
+    let server = ServerConfig::new().vless(TAG).without_stats();
+    said_by_the_agent(server, "statsUserUplink").await
 }

@@ -11,10 +11,16 @@ use super::ports::free_port;
 use super::route::{ClientProtocol, Route};
 use super::socks::{self, Session};
 use super::transfer::Transfer;
+use super::wait::eventually;
 use super::xray::Xray;
 
 /// For a GET that is expected to be served.
 const GET_BOUND: Duration = Duration::from_secs(5);
+
+/// For one attempt of a user who may not be served yet.
+const TRY_BOUND: Duration = Duration::from_secs(2);
+/// Against hanging: an agent adds its users within a second or so.
+const SERVED_BOUND: Duration = Duration::from_mins(1);
 
 /// Routes are named by their place in the list that the client was started with.
 pub struct Client {
@@ -64,6 +70,14 @@ impl Client {
     pub async fn is_served(&self, which: usize, origin: &Origin, within: Duration) -> bool {
         let got = self.get_path(which, origin.addr(), "/", within).await;
         got.is_ok_and(|body| body == Origin::HELLO)
+    }
+
+    /// Waits until that user is served.
+    pub async fn await_served(&self, which: usize, origin: &Origin) -> Result<()> {
+        eventually("the user is served", SERVED_BOUND, async || {
+            self.is_served(which, origin, TRY_BOUND).await
+        })
+        .await
     }
 
     /// A stream that stays open until dropped.
