@@ -188,6 +188,31 @@ async fn a_full_disk_undoes_the_work_and_is_over_when_there_is_space() {
     assert_eq!((all(&store).await.len(), generation(&store).await), (2, 1));
 }
 
+/// As on a file system that turned read-only: SQLite says the same.
+#[tokio::test]
+async fn a_file_that_turned_read_only_loses_nothing_and_is_opened_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    let turned = store.read("turn", |work| {
+        Ok(work.pragma_update(None, "query_only", true)?)
+    });
+    turned.await.unwrap();
+    let refused = add(&store, "b").await;
+    assert!(
+        matches!(refused, Err(StoreError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert!(matches!(store.health().state, State::Degraded(_)));
+    assert_eq!(all(&store).await, ["a"]);
+    add(&store, "b").await.unwrap();
+    assert_eq!(store.health().state, State::Ok);
+    assert_eq!(
+        (all(&store).await, generation(&store).await),
+        (vec!["a".to_owned(), "b".to_owned()], 2)
+    );
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
