@@ -3,7 +3,7 @@
 //!
 //! Invariant: what is counted is counted before the answer's delay begins, so a client that gives
 //! up waiting was billed all the same.
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::pending;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -53,7 +53,8 @@ pub struct Reports {
     keys: Vec<Option<String>>,
     script: Option<Script>,
     delay: Duration,
-    concurrent: usize,
+    under_way: BTreeSet<u64>,
+    newest_beside: Vec<Option<u64>>,
     max_concurrent: usize,
 }
 
@@ -66,8 +67,9 @@ impl Reports {
         if self.headers.len() > REMEMBERED {
             self.headers.pop_front();
         }
-        self.concurrent += 1;
-        self.max_concurrent = self.max_concurrent.max(self.concurrent);
+        self.newest_beside.push(self.under_way.last().copied());
+        self.under_way.insert(self.requests);
+        self.max_concurrent = self.max_concurrent.max(self.under_way.len());
         let script = self.script.as_mut();
         (
             self.requests,
@@ -129,7 +131,13 @@ impl Panel {
 
     /// Requests to report traffic that have come and are not answered yet.
     pub fn concurrent_reports(&self) -> usize {
-        self.state().reports.concurrent
+        self.state().reports.under_way.len()
+    }
+
+    /// For every request to report traffic, in order: the number of the newest other one that was
+    /// not answered yet when it came.
+    pub fn newest_reports_beside(&self) -> Vec<Option<u64>> {
+        self.state().reports.newest_beside.clone()
     }
 
     /// The most that there ever were at once.
@@ -207,7 +215,7 @@ pub async fn serve(
 ) -> io::Result<Response<Sending>> {
     let (head, body) = request.into_parts();
     let (number, fault) = lock(state).reports.arrive(&head.headers);
-    let _in_flight = InFlight(state);
+    let _in_flight = InFlight { state, number };
     let body = match fault {
         Some(Fault::CloseBeforeBody) => Bytes::new(),
         _ => body.collect().await.map_err(io::Error::other)?.to_bytes(),
@@ -245,10 +253,13 @@ pub async fn serve(
 }
 
 /// A request that is not answered yet; also one whose client went away counts no longer.
-struct InFlight<'a>(&'a Mutex<State>);
+struct InFlight<'a> {
+    state: &'a Mutex<State>,
+    number: u64,
+}
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        lock(self.0).reports.concurrent -= 1;
+        lock(self.state).reports.under_way.remove(&self.number);
     }
 }
