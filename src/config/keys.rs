@@ -127,7 +127,7 @@ const fn key(
 /// All keys, in the order of the reference.
 // By hand, two lines a key: one a line is too long, and rustfmt would make it seven.
 #[rustfmt::skip]
-pub(super) static KEYS: [Key; 38] = [
+pub(super) static KEYS: [Key; 42] = [
     key("panel.url", "PANEL_BASE_URL", Text, Value("http://localhost:3000"),
         "Address of the panel, `http` or `https`."),
     key("panel.token", "INTERNAL_API_KEY", Text, Told("required"),
@@ -157,6 +157,15 @@ pub(super) static KEYS: [Key; 38] = [
         "The command, for `sh`; placeholders `{node_id}`, `{uuids_file}`, `{uuids_json}`."),
     key("apply.timeout", "APPLY_TIMEOUT_SECONDS", Duration, Value("60s"),
         "Then the command is ended, with all it started; at most 1h."),
+    key("apply.kick", "XRAY_KICK", Text, Value("auto"),
+        "Open sessions of a user who is removed. `auto`: they are cut wherever that can be done. \
+         `off`: they go on until they end by themselves."),
+    key("apply.kick_socket", "XRAY_KICK_SOCKET", Text, Value("/run/xray-agent-kick.sock"),
+        "Where `xray-agent-kick.socket` listens: it cuts for an agent that may not do it itself."),
+    key("apply.kick_ports", "", Text, Told("asked of Xray"),
+        "The ports on which that unit cuts, such as `443,10000-10100`."),
+    key("apply.block_outbound", "", Text, Told("none"),
+        "Tag of a blackhole outbound, for new streams of removed users whose sessions could not be cut."),
     key("traffic.enabled", "ENABLE_TRAFFIC_REPORT", Boolean, Value("true"),
         "Count users' traffic and report it to the panel."),
     key("traffic.report_interval", "TRAFFIC_REPORT_INTERVAL_SECONDS", Duration, Value("60s"),

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crate::base::secret::Secret;
 use crate::model::ids::{InboundTag, NodeId};
+use crate::model::ports::PortRange;
 
 pub use env::Environment;
 pub use keys::reference;
@@ -49,6 +50,8 @@ pub struct Config {
     pub nodes: Vec<Node>,
     /// The hook of `ApplyMode::Cmd`.
     pub hook: Hook,
+    /// What becomes of open sessions of users who are removed, in `ApplyMode::XrayGrpc`.
+    pub kick: Kick,
     /// How often, and with which brake.
     pub sync: Sync,
     /// How users' traffic is counted and reported; holds in `ApplyMode::XrayGrpc` only.
@@ -102,6 +105,19 @@ pub enum ApplyMode {
     Cmd,
     /// Only keep the files.
     None,
+}
+
+/// What becomes of open sessions of users who are removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kick {
+    /// Whether they are cut wherever that can be done.
+    pub enabled: bool,
+    /// Where the privileged unit listens.
+    pub socket: PathBuf,
+    /// Where that unit cuts; `None`: on the ports that Xray tells.
+    pub ports: Option<Vec<PortRange>>,
+    /// A blackhole outbound for new streams of sessions that could not be cut.
+    pub block_outbound: Option<String>,
 }
 
 /// One running Xray.

@@ -8,8 +8,8 @@ use super::problems::{Complaint, Found, Place, Problems};
 use super::source::Source;
 use super::toml_file::TomlFile;
 use super::{
-    ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Log, Output, Panel, Proxy, Sync,
-    Traffic, addresses, nodes, token, unknown, values, xrays,
+    ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Kick, Log, Output, Panel, Proxy,
+    Sync, Traffic, addresses, nodes, token, unknown, values, xrays,
 };
 use crate::model::ids::NodeId;
 
@@ -106,6 +106,7 @@ fn config(source: &Source, need: Need) -> Config {
         nodes: nodes::read(source, need, mode, &xrays),
         xrays,
         hook,
+        kick: kick(source),
         sync: sync(source),
         traffic: traffic(source),
         state_dir: state_dir(source, &output.dir),
@@ -142,6 +143,16 @@ fn hook(source: &Source) -> Hook {
     Hook {
         command: section.optional("command", command),
         timeout: section.value("timeout", values::duration(TIMEOUT_MAX)),
+    }
+}
+
+fn kick(source: &Source) -> Kick {
+    let section = source.section("apply");
+    Kick {
+        enabled: section.value("kick", values::kick),
+        socket: section.value("kick_socket", values::path),
+        ports: section.optional("kick_ports", values::ports),
+        block_outbound: section.optional("block_outbound", values::text),
     }
 }
 

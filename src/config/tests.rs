@@ -71,6 +71,13 @@ fn what_is_not_set_has_the_defaults_of_the_contract() {
             timeout: seconds(60)
         }
     );
+    let kick = Kick {
+        enabled: true,
+        socket: "/run/xray-agent-kick.sock".into(),
+        ports: None,
+        block_outbound: None,
+    };
+    assert_eq!(config.kick, kick);
     let brake = Brake {
         confirm_polls: 2,
         confirm_polls_all: 6,
@@ -300,11 +307,22 @@ fn traffic_is_set_by_variables_and_by_the_file_alike() {
     assert_eq!(both.traffic, over);
 }
 
+#[test]
+fn kicking_is_set_by_variables_and_by_the_file_alike() {
+    let file = "[apply]\nkick = 'auto'\nkick_ports = '443, 10000-10100'\nblock_outbound = 'hole'\n";
+    let kick = run(file, &[&LEAST[..], &[("XRAY_KICK", "off")]].concat()).kick;
+    let ports = [(443, 443), (10_000, 10_100)].map(|range| range.try_into().unwrap());
+    assert!(!kick.enabled);
+    assert_eq!(kick.ports, Some(ports.to_vec()));
+    assert_eq!(kick.block_outbound.as_deref(), Some("hole"));
+    assert!(with(&[("XRAY_KICK", "auto")]).kick.enabled);
+}
+
 /// Every key that the other tests do not set.
 const FULL: &str = r#"
 panel = { token = "t", proxy = "socks5h://u:p@h:1", body_bytes_max = 4_096, users_max = 9 }
 sync = { resync_interval = "1h", confirm_polls = 3, confirm_polls_all = 4 }
-apply = { mode = "xray-grpc", timeout = "1m" }
+apply = { mode = "xray-grpc", timeout = "1m", kick_socket = "/k" }
 output = { dir = "/o", mode = "0600" }
 state.dir = "/s"
 log = { format = "json", filter = "debug" }

@@ -12,6 +12,7 @@ use super::unknown::nearest;
 use super::{ApplyMode, FirstRead, Flow, LogFormat, OnUnknown, Protocol};
 use crate::base::duration;
 use crate::model::ids::{InboundTag, NodeId};
+use crate::model::ports::PortRange;
 
 /// Longest piece of a value that a message quotes, in characters.
 const QUOTED_CHARS_MAX: usize = 60;
@@ -135,6 +136,36 @@ pub(super) fn apply_mode(text: &str) -> Read<ApplyMode> {
         "mode",
         &[(XrayGrpc, "xray-grpc"), (Cmd, "cmd"), (None, "none")],
     )(text)
+}
+
+/// Whether open sessions of users who are removed are cut.
+pub(super) fn kick(text: &str) -> Read<bool> {
+    one_of(
+        "way to treat open sessions",
+        &[(true, "auto"), (false, "off")],
+    )(text)
+}
+
+/// Ports and ranges of ports, between commas.
+pub(super) fn ports(text: &str) -> Read<Vec<PortRange>> {
+    text.split(',')
+        .map(|part| port_range(part.trim()))
+        .collect()
+}
+
+fn port_range(text: &str) -> Read<PortRange> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let range = match (from.trim().parse::<u16>(), to.trim().parse::<u16>()) {
+        (Ok(from), Ok(to)) if from > 0 => PortRange::new(from.into(), to.into()),
+        _ => None,
+    };
+    range.map_or_else(
+        || {
+            let what = format!("{} is neither a port nor a range of ports", quoted(text));
+            refuse(what, "write such as 443,10000-10100")
+        },
+        Ok,
+    )
 }
 
 /// How the log is written.

@@ -1,6 +1,7 @@
 //! Plain data that every layer speaks of, and the traits by which engines meet. No effects.
 
 pub mod around_removal;
+pub mod cut;
 pub mod desired;
 pub mod email;
 pub mod ids;

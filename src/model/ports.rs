@@ -2,13 +2,30 @@
 //!
 //! Invariant: a range made by [`PortRange::new`] is never turned round.
 
-/// Ports from one to another, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use serde::{Deserialize, Serialize};
+
+/// Ports from one to another, both included. Written as `[from, to]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(u16, u16)", into = "(u16, u16)")]
 pub struct PortRange {
     /// The lowest.
     pub from: u16,
     /// The highest.
     pub to: u16,
+}
+
+impl TryFrom<(u16, u16)> for PortRange {
+    type Error = &'static str;
+
+    fn try_from((from, to): (u16, u16)) -> Result<Self, Self::Error> {
+        Self::new(from.into(), to.into()).ok_or("a range of ports is turned round")
+    }
+}
+
+impl From<PortRange> for (u16, u16) {
+    fn from(range: PortRange) -> Self {
+        (range.from, range.to)
+    }
 }
 
 impl PortRange {
