@@ -7,6 +7,7 @@ mod run;
 mod signals;
 mod state_lock;
 pub mod traffic;
+pub mod users;
 
 pub use logging::init as init_logging;
 pub use oneshot::{ApplyError, Preview, apply, preview};

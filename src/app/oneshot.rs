@@ -13,7 +13,7 @@ use crate::model::ids::NodeId;
 use crate::model::progress::{Progress, Silent};
 use crate::model::user_list::{self, UserList};
 use crate::panel::{Allowed, PanelClient};
-use crate::sync::engine::{BuildError, Context, clients, inbound_parts, lock};
+use crate::sync::engine::{BuildError, Context, cores, inbound_parts, lock};
 use crate::sync::inbound::{InboundSync, Pass};
 use crate::sync::plan::Plan;
 use crate::sync::pushed::Pushed;
@@ -47,13 +47,14 @@ impl From<FileError> for ApplyError {
     }
 }
 
-fn context(progress: Arc<dyn Progress>) -> Context {
+pub(super) fn context(config: &Config, progress: Arc<dyn Progress>) -> Context {
     Context {
         clock: Clock::system(),
         progress,
         further_sources: Vec::new(),
         polls: false,
         around_removal: Arc::new(Nobody),
+        cutter: None,
     }
 }
 
@@ -64,7 +65,7 @@ pub async fn preview(config: &Config) -> Result<Vec<Preview>, BuildError> {
         .clone()
         .expect("invariant: a configuration to run has a panel");
     let panel = PanelClient::new(panel).map_err(BuildError::Panel)?;
-    let (clients, context) = (clients(config), context(Arc::new(Silent)));
+    let (cores, context) = (cores(config), context(config, Arc::new(Silent)));
     let mut previews = Vec::new();
     for node in &config.nodes {
         let desired = match panel.allowed(node.id, None).await {
@@ -76,7 +77,7 @@ pub async fn preview(config: &Config) -> Result<Vec<Preview>, BuildError> {
             name: "panel",
             desired,
         });
-        let parts = inbound_parts(config, node, &clients, &[], &context)?;
+        let parts = inbound_parts(config, node, &cores, &[], &context)?;
         let pushed: Arc<dyn DesiredSource> = Arc::new(Pushed::open(
             &config.state_dir,
             parts.iter().map(|parts| &parts.key),
@@ -116,13 +117,13 @@ pub async fn apply(
         name: "file",
         desired: Desired::Known(list.users.clone()),
     });
-    let (clients, context) = (clients(config), context(progress));
+    let (cores, context) = (cores(config), context(config, progress));
     let mut all = Vec::new();
     for node in &config.nodes {
         for parts in inbound_parts(
             config,
             node,
-            &clients,
+            &cores,
             std::slice::from_ref(&source),
             &context,
         )? {

@@ -161,6 +161,7 @@ fn start(
         further_sources: Vec::new(),
         polls: daemon,
         around_removal,
+        cutter: None,
     };
     let sync = Engine::build(config, &context)?.start(supervisor);
     if let Some(traffic) = traffic {
@@ -293,6 +294,9 @@ impl Handler for Control {
                     json!({ "nodes": self.running.sync.sync(false, force).await })
                 }
                 Call::Status {} => self.status(),
+                Call::Kick { user } => {
+                    json!({ "inbounds": self.running.sync.kick_user(user).await })
+                }
                 Call::Collect {} | Call::Decide { .. } => self.of_traffic(call).await,
             }
         })

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::traffic_args::TrafficArgs;
+use super::users::UsersCommand;
 
 /// Keeps the live users of a running Xray equal to the users a panel allows.
 #[derive(Debug, Parser)]
@@ -84,6 +85,9 @@ pub enum Command {
     },
     /// Show what traffic was counted and what the panel has of it, or act on it.
     Traffic(TrafficArgs),
+    /// Act on one user.
+    #[command(subcommand)]
+    Users(UsersCommand),
 }
 
 /// How a user's e-mail is written.

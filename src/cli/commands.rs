@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{Cli, Command, RunArgs};
-use super::{FAILED, INTERNAL, USAGE, email, print, progress, traffic};
+use super::{FAILED, INTERNAL, USAGE, email, print, progress, traffic, users};
 use crate::app::{self, Beside, Outcome, RunError, Style};
 use crate::config::{self, Config, Environment, Need, Sources};
 use crate::model::ids::NodeId;
@@ -48,6 +48,12 @@ pub(super) async fn run(cli: Cli) -> u8 {
         Some(Command::Email { set, inbound }) => {
             with_config(file, Need::Run, async |config| {
                 email::run(&config, set, inbound)
+            })
+            .await
+        }
+        Some(Command::Users(command)) => {
+            with_config(file, Need::Run, async |config| {
+                users::run(&config, command).await
             })
             .await
         }

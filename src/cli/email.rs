@@ -7,7 +7,7 @@ use crate::base::clock::Clock;
 use crate::config::Config;
 use crate::model::around_removal::Nobody;
 use crate::model::email::{EmailForm, Emails};
-use crate::sync::engine::{Context, clients, inbound_parts, lock};
+use crate::sync::engine::{Context, cores, inbound_parts, lock};
 use crate::sync::inbound::Parts;
 
 pub(super) fn run(config: &Config, set: Option<Form>, inbound: Option<String>) -> u8 {
@@ -42,11 +42,12 @@ fn parts(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<Parts>> {
         further_sources: Vec::new(),
         polls: false,
         around_removal: std::sync::Arc::new(Nobody),
+        cutter: None,
     };
-    let clients = clients(config);
+    let cores = cores(config);
     let mut all = Vec::new();
     for node in &config.nodes {
-        all.extend(inbound_parts(config, node, &clients, &[], &context)?);
+        all.extend(inbound_parts(config, node, &cores, &[], &context)?);
     }
     all.retain(|parts| only.is_none_or(|tag| parts.key.tag.as_str() == tag));
     Ok(all)

@@ -20,6 +20,7 @@ mod table;
 mod traffic;
 mod traffic_args;
 mod traffic_print;
+mod users;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ use crate::config::{ApplyMode, Config};
 use crate::model::ids::UserId;
 use crate::model::user_list::UserList;
 use crate::sync::plan::Plan;
-use crate::sync::status::{InboundStatus, NodeStatus};
+use crate::sync::status::{InboundStatus, KickStatus, NodeStatus};
 use crate::traffic::status::TrafficStatus;
 
 /// The outcome of a pass; the exit code.
@@ -54,11 +54,22 @@ fn inbound_line(inbound: &InboundStatus) -> String {
     if !inbound.read_back {
         line += " (this Xray cannot list its users: what was applied is taken for live)";
     }
+    line += &kicked(&inbound.kick);
     for unknown in &inbound.unknown_sources {
         line += "; nobody is removed, for a source is unknown: ";
         line += unknown;
     }
     line
+}
+
+/// What became of open sessions of users who were removed, if there is anything to say.
+fn kicked(kick: &KickStatus) -> String {
+    let (users, sockets, left) = (kick.users, kick.sockets, kick.not_cut);
+    let cut = (users > 0).then(|| format!("; cut off {users} ({sockets} connections)"));
+    let not_cut = (left > 0).then(|| format!("; could not cut off {left}"));
+    let obstacle = kick.obstacle.as_ref();
+    let obstacle = obstacle.map(|why| format!("; open sessions of removed users may go on: {why}"));
+    [cut, not_cut, obstacle].into_iter().flatten().collect()
 }
 
 /// Those that are not zero.

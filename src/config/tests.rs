@@ -71,13 +71,6 @@ fn what_is_not_set_has_the_defaults_of_the_contract() {
             timeout: seconds(60)
         }
     );
-    let kick = Kick {
-        enabled: true,
-        socket: "/run/xray-agent-kick.sock".into(),
-        ports: None,
-        block_outbound: None,
-    };
-    assert_eq!(config.kick, kick);
     let brake = Brake {
         confirm_polls: 2,
         confirm_polls_all: 6,
@@ -305,6 +298,17 @@ fn traffic_is_set_by_variables_and_by_the_file_alike() {
     };
     let both = run(file, &[&LEAST[..], &variables].concat());
     assert_eq!(both.traffic, over);
+}
+
+#[test]
+fn open_sessions_are_cut_unless_told_otherwise() {
+    let kick = Kick {
+        enabled: true,
+        socket: "/run/xray-agent-kick.sock".into(),
+        ports: None,
+        block_outbound: None,
+    };
+    assert_eq!(with(&[]).kick, kick);
 }
 
 #[test]

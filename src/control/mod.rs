@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::ids::UserId;
 use crate::model::report::{Decision, ReportId};
 
 pub use client::{ControlError, call};
@@ -36,6 +37,11 @@ pub enum Call {
         id: ReportId,
         /// What was decided.
         decision: Decision,
+    },
+    /// Cut a user off in every inbound; answers with what became of his sessions in each.
+    Kick {
+        /// Who.
+        user: UserId,
     },
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use futures_util::future::join;
 use futures_util::{StreamExt, stream};
 
 use super::plan::Plan;
@@ -54,6 +55,15 @@ pub struct Applied {
     pub stopped: Option<XrayError>,
 }
 
+/// How removals went.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// Users with no entry any more.
+    pub users: Vec<UserId>,
+    /// Whether all calls were made: Xray did not go away.
+    pub is_over: bool,
+}
+
 /// What is to be done for one user or foreign entry.
 struct Work {
     user: Option<UserId>,
@@ -68,8 +78,14 @@ struct Done {
 }
 
 impl Executor<'_> {
-    /// Carries `plan` out. Those of `suspects` come last, each alone.
-    pub async fn carry_out(&self, plan: Plan, suspects: &BTreeSet<UserId>) -> Applied {
+    /// Carries `plan` out. Those of `suspects` come last, each alone. What is to follow the removals is
+    /// done while the rest is under way.
+    pub async fn carry_out<F: Future>(
+        &self,
+        plan: Plan,
+        suspects: &BTreeSet<UserId>,
+        after_removals: impl FnOnce(Removal) -> F,
+    ) -> (Applied, F::Output) {
         let mut applied = Applied::default();
         self.progress.begin(self.tag.as_str(), plan.len());
         let removals = plan.removals.into_iter().map(|r| Work {
@@ -88,15 +104,24 @@ impl Executor<'_> {
             remove: Vec::new(),
             add: true,
         });
-        self.phase(repairs.chain(additions), suspects, &mut applied)
-            .await;
+        let removal = Removal {
+            users: applied.removed.clone(),
+            is_over: applied.stopped.is_none(),
+        };
+        let mut written = Applied {
+            stopped: applied.stopped.clone(),
+            ..Applied::default()
+        };
+        let write = self.phase(repairs.chain(additions), suspects, &mut written);
+        let (followed, ()) = join(after_removals(removal), write).await;
         self.progress.end();
+        applied.absorb(written);
         applied.added.sort_unstable();
         applied
             .removed
             .retain(|user| applied.added.binary_search(user).is_err());
         applied.removed.sort_unstable();
-        applied
+        (applied, followed)
     }
 
     async fn phase(
@@ -210,6 +235,16 @@ impl Executor<'_> {
 }
 
 impl Applied {
+    fn absorb(&mut self, later: Self) {
+        self.removed.extend(later.removed);
+        self.added.extend(later.added);
+        self.foreign_removed.extend(later.foreign_removed);
+        self.failed.extend(later.failed);
+        self.uncertain |= later.uncertain;
+        self.suspects.extend(later.suspects);
+        self.stopped = later.stopped;
+    }
+
     fn take(&mut self, Done { work, result }: Done) {
         let Some(result) = result else {
             return;

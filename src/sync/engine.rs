@@ -10,6 +10,8 @@ use super::desired::union;
 use super::hook_loop::{self, HookParts};
 use super::inbound::Parts;
 use super::inbound_loop;
+use super::kick::by_hand::{ByHand, KickOutcome};
+use super::kick::{Blocks, Kicker};
 use super::link::{ApplierLink, ApplierStatus, NodeLink};
 use super::node::{self, NodeParts};
 use super::observe::Observer;
@@ -22,12 +24,13 @@ use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::lock::{Lock, Taken};
 use crate::base::supervise::{Kind, Supervisor};
-use crate::config::{ApplyMode, Config, Inbound, Node};
+use crate::config::{ApplyMode, Config, Inbound, Node, Xray};
 use crate::hook::HookRunner;
 use crate::model::around_removal::AroundRemoval;
+use crate::model::cut::Cutter;
 use crate::model::desired::{DesiredSource, InboundKey};
 use crate::model::email::Emails;
-use crate::model::ids::NodeId;
+use crate::model::ids::{NodeId, UserId};
 use crate::model::progress::Progress;
 use crate::panel::PanelClient;
 use crate::xray::client::XrayClient;
@@ -64,6 +67,8 @@ pub struct Context {
     pub polls: bool,
     /// Who counts the bytes of users who are removed.
     pub around_removal: Arc<dyn AroundRemoval>,
+    /// Who cuts their open sessions; `None`: nobody does.
+    pub cutter: Option<Arc<dyn Cutter>>,
 }
 
 /// The main job, ready to run.
@@ -80,6 +85,7 @@ pub struct Engine {
 pub struct Handle {
     nodes: Vec<(NodeId, NodeLink)>,
     pushed: Arc<Pushed>,
+    by_hand: Arc<[ByHand]>,
     /// Held as long as anybody has a handle.
     _locks: Arc<Vec<Lock>>,
 }
@@ -98,7 +104,7 @@ impl Engine {
         let pushed = Arc::new(Pushed::open(&config.state_dir, keys.iter())?);
         let mut sources: Vec<Arc<dyn DesiredSource>> = vec![polled.clone(), pushed.clone()];
         sources.extend(context.further_sources.iter().cloned());
-        let clients = clients(config);
+        let cores = cores(config);
 
         let mut engine = Self {
             nodes: Vec::new(),
@@ -111,7 +117,7 @@ impl Engine {
             let reported = Arc::new(Notify::new());
             let appliers = match config.mode {
                 ApplyMode::XrayGrpc => {
-                    let parts = inbound_parts(config, node, &clients, &sources, context)?;
+                    let parts = inbound_parts(config, node, &cores, &sources, context)?;
                     engine.add_inbounds(parts, &reported)?
                 }
                 ApplyMode::Cmd => vec![engine.add_hook(config, node, context, &reported)],
@@ -154,7 +160,7 @@ impl Engine {
                 read_back: true,
                 ..InboundStatus::default()
             };
-            let link = ApplierLink::new(ApplierStatus::Inbound(status), reported.clone());
+            let link = ApplierLink::new(ApplierStatus::Inbound(Box::new(status)), reported.clone());
             links.push(link.clone());
             self.inbounds.push((parts, link));
         }
@@ -182,6 +188,11 @@ impl Engine {
 
     /// Hands every loop to the supervisor.
     pub fn start(self, supervisor: &mut Supervisor) -> Handle {
+        let by_hand = self
+            .inbounds
+            .iter()
+            .map(|(parts, _)| ByHand::of(parts))
+            .collect();
         let nodes = self
             .nodes
             .iter()
@@ -209,6 +220,7 @@ impl Engine {
         Handle {
             nodes,
             pushed: self.pushed,
+            by_hand,
             _locks: Arc::new(self.locks),
         }
     }
@@ -226,6 +238,11 @@ impl Handle {
         for (_, link) in &self.nodes {
             link.request(false, false);
         }
+    }
+
+    /// Cuts a user off in every inbound, whether he is still allowed or not.
+    pub async fn kick_user(&self, user: UserId) -> Vec<KickOutcome> {
+        kick_user(&self.by_hand, user).await
     }
 
     /// How every node stands.
@@ -252,31 +269,52 @@ impl Handle {
     }
 }
 
-/// One client for each Xray.
-pub fn clients(config: &Config) -> Vec<XrayClient> {
-    config.xrays.iter().cloned().map(XrayClient::new).collect()
+/// Cuts a user off in these inbounds, all at once.
+pub async fn kick_user(inbounds: &[ByHand], user: UserId) -> Vec<KickOutcome> {
+    let kicks = inbounds.iter().map(|inbound| inbound.kick(user));
+    futures_util::future::join_all(kicks).await
+}
+
+/// One Xray, as all its inbounds share it.
+#[derive(Clone)]
+pub struct Core {
+    client: XrayClient,
+    blocks: Arc<Blocks>,
+}
+
+/// Every Xray.
+pub fn cores(config: &Config) -> Vec<Core> {
+    let core = |xray: &Xray| {
+        let client = XrayClient::new(xray.clone());
+        let outbound = config.kick.block_outbound.clone();
+        Core {
+            blocks: Arc::new(Blocks::new(client.clone(), outbound)),
+            client,
+        }
+    };
+    config.xrays.iter().map(core).collect()
 }
 
 /// What the inbounds of `node` need.
 pub fn inbound_parts(
     config: &Config,
     node: &Node,
-    clients: &[XrayClient],
+    cores: &[Core],
     sources: &[Arc<dyn DesiredSource>],
     context: &Context,
 ) -> Result<Vec<Parts>, FileError> {
     let parts = node.inbounds.iter().map(|inbound| {
         let key = key(node, inbound);
         let folder = StateFolder::open(&config.state_dir, &key, context.clock)?;
-        let client = clients
+        let core = cores
             .iter()
-            .find(|client| client.name() == inbound.xray)
+            .find(|core| core.client.name() == inbound.xray)
             .expect("invariant: a configuration names only Xrays that it has");
         let said: Vec<_> = sources.iter().map(|source| source.desired(&key)).collect();
         Ok(Parts {
             served: union(&said).users,
             observer: Observer::new(
-                client.clone(),
+                core.client.clone(),
                 inbound.clone(),
                 folder,
                 context.clock,
@@ -289,6 +327,11 @@ pub fn inbound_parts(
             alone: is_alone(config, inbound),
             progress: context.progress.clone(),
             around_removal: context.around_removal.clone(),
+            kicker: Kicker {
+                client: core.client.clone(),
+                cutter: context.cutter.clone().filter(|_| config.kick.enabled),
+                blocks: core.blocks.clone(),
+            },
         })
     });
     parts.collect()

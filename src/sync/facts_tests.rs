@@ -22,6 +22,7 @@ fn info(protocol: Protocol, security: &str) -> InboundInfo {
     let transport = Transport {
         network: "tcp".into(),
         security: security.into(),
+        ..Transport::default()
     };
     InboundInfo {
         tag: "in".into(),

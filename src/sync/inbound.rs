@@ -2,6 +2,8 @@
 //! being wanted goes only by a confirmed answer; nothing is sent that Xray cannot bear; one bad user
 //! stops no other.
 
+mod changes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +11,17 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::apply::{Applied, Executor};
 use super::brake::{Absences, Answer, Verdict, judge};
 use super::desired::{Wanted, union, with_held, without_collisions};
+use super::kick::{Kicker, Record};
 use super::observe::{Connection, Known, ObserveError, Observer};
 use super::patience::Patience;
 use super::plan::{Plan, Rules, leaving, plan};
-use super::state::{AppliedUsers, InboundState, StateFolder};
+use super::state::InboundState;
 use super::status::InboundStatus;
 use crate::base::files::FileError;
 use crate::base::said::Said;
-use crate::config::{Brake, Protocol};
+use crate::config::Brake;
 use crate::model::around_removal::AroundRemoval;
 use crate::model::desired::{Desired, DesiredSource, InboundKey};
 use crate::model::email::Emails;
@@ -62,6 +64,8 @@ pub struct Parts {
     pub progress: Arc<dyn Progress>,
     /// Who counts the bytes of those who are removed.
     pub around_removal: Arc<dyn AroundRemoval>,
+    /// Who cuts their sessions.
+    pub(super) kicker: Kicker,
     /// Who was served when the agent last ran, as far as the sources know.
     pub served: Users,
 }
@@ -76,6 +80,7 @@ pub struct InboundSync {
     served_before: Option<Users>,
     away: bool,
     patience: Patience,
+    kicks: Record,
     /// Connections lost when Xray was last observed.
     lost: Option<u64>,
     status: InboundStatus,
@@ -104,6 +109,8 @@ impl InboundSync {
             ..InboundStatus::default()
         };
         let served_before = Users::clone(&parts.served);
+        let level = parts.observer.inbound.level;
+        let kicks = Record::new(parts.kicker.clone(), parts.key.clone(), level);
         Ok(Self {
             parts,
             state,
@@ -112,6 +119,7 @@ impl InboundSync {
             served_before: Some(served_before),
             away: false,
             patience: Patience::default(),
+            kicks,
             lost: None,
             status,
             said: Said::default(),
@@ -150,6 +158,7 @@ impl InboundSync {
             Ok(()) => {
                 self.away = false;
                 self.settle();
+                self.look_ahead().await;
             }
             Err(error) => {
                 self.away = error.is_away();
@@ -180,6 +189,10 @@ impl InboundSync {
             self.note_stubborn(&draft.plan);
             self.status.failed = self.patience.hold_back(&mut draft.plan, Instant::now());
             self.keep_state();
+            self.kicks.kicker().blocks.begin().await;
+            if !self.state.cutting.is_empty() {
+                self.finish_cutting(&draft.wanted, pass).await;
+            }
             if draft.plan.is_empty() {
                 return Ok(());
             }
@@ -187,7 +200,7 @@ impl InboundSync {
                 continue;
             }
             let last = round + 1 == ROUNDS_MAX;
-            if !self.apply(draft.plan).await? || last {
+            if !self.apply(draft.plan, pass).await? || last {
                 return Ok(());
             }
             pass.is_poll = false;
@@ -289,7 +302,7 @@ impl InboundSync {
     }
 
     async fn is_still_itself(&mut self) -> Result<bool, ObserveError> {
-        let Some(known) = &self.known else {
+        let Some(known) = &mut self.known else {
             return Ok(false);
         };
         let same = self.parts.observer.still_is(known).await?;
@@ -297,85 +310,6 @@ impl InboundSync {
             self.known = None;
         }
         Ok(same)
-    }
-
-    /// Carries the plan out. Whether the live users have to be looked at again at once.
-    async fn apply(&mut self, plan: Plan) -> Result<bool, ObserveError> {
-        let Some(mut known) = self.known.take() else {
-            return Ok(true);
-        };
-        let executor = Executor {
-            client: &self.parts.observer.client,
-            tag: &self.parts.key.tag,
-            spec: &known.spec,
-            emails: &self.emails,
-            read_back: known.read_back,
-            progress: &*self.parts.progress,
-        };
-        if !plan.removals.is_empty() {
-            self.parts.around_removal.before(&self.parts.key.xray).await;
-        }
-        self.patience.begin(&plan);
-        if !known.read_back {
-            // Until it is known how it went, and also if we end before.
-            known.unsure.extend(plan.users());
-            keep_applied(&self.parts.observer.folder, &known, &mut self.said);
-        }
-        let applied = executor.carry_out(plan, self.patience.suspects()).await;
-        if !applied.removed.is_empty() {
-            let xray = &self.parts.key.xray;
-            self.parts.around_removal.after(xray, &applied.removed);
-        }
-        self.absorb(&mut known, &applied);
-        if !known.read_back {
-            keep_applied(&self.parts.observer.folder, &known, &mut self.said);
-        }
-        if let Some(error) = applied.stopped {
-            return Err(error.into());
-        }
-        let again = self.has_to_look_again(&mut known, &applied).await?;
-        self.known = Some(known);
-        Ok(again)
-    }
-
-    async fn has_to_look_again(
-        &self,
-        known: &mut Known,
-        applied: &Applied,
-    ) -> Result<bool, ObserveError> {
-        if !known.read_back {
-            return Ok(false);
-        }
-        // These two never say that an entry was there before, or not there.
-        let mute = matches!(
-            known.spec.kind.protocol(),
-            Protocol::Shadowsocks | Protocol::Hysteria
-        );
-        let news = applied.uncertain || !self.parts.observer.count_holds(known).await?;
-        known.distrust();
-        Ok(news || mute)
-    }
-
-    fn absorb(&mut self, known: &mut Known, applied: &Applied) {
-        known
-            .live
-            .after(&applied.removed, &applied.added, &applied.foreign_removed);
-        self.status.added += applied.added.len();
-        self.status.removed += applied.removed.len() + applied.foreign_removed.len();
-        for user in applied.added.iter().chain(&applied.removed) {
-            known.unsure.remove(user);
-        }
-        if let Some(user) = self.patience.learn(applied, Instant::now()) {
-            warn!(inbound = %self.parts.key, %user,
-                "Xray ended at this user's call, twice; it is not repeated for an hour");
-        }
-        if let Some((user, error)) = applied.failed.first() {
-            self.status.failed += applied.failed.len();
-            self.said.failure(format!(
-                "{} users could not be changed, the first is {user}: {error}",
-                applied.failed.len()
-            ));
-        }
     }
 
     fn note(&mut self, draft: &Draft) {
@@ -408,6 +342,16 @@ impl InboundSync {
                 again.len()
             ));
         }
+    }
+
+    /// Sees whether whoever leaves next could be cut off.
+    async fn look_ahead(&mut self) {
+        if let Some(known) = &self.known {
+            let emails = |at: usize| known.live.fit.get(at).map(|user| self.emails.write(*user));
+            self.kicks.look_ahead(known.info.as_ref(), emails).await;
+        }
+        self.kicks.kicker().blocks.tend().await;
+        self.status.kick = self.kicks.status();
     }
 
     /// After a pass that went through.
@@ -472,20 +416,5 @@ impl InboundSync {
         }
         self.said
             .state(&key.to_string(), status.problem().as_deref());
-    }
-}
-
-/// For a core that does not tell who is live: what is known of it, kept for a restart of ours.
-fn keep_applied(folder: &StateFolder, known: &Known, said: &mut Said) {
-    let is_sure = |user: &&UserId| !known.unsure.contains(user);
-    let applied = AppliedUsers {
-        boot: known.boot.clone(),
-        uuids: known.live.fit.iter().filter(is_sure).copied().collect(),
-        unsure: known.unsure.clone(),
-    };
-    if let Err(error) = folder.save_applied(&applied) {
-        said.failure(format!(
-            "{error}; everybody is added once more after a restart"
-        ));
     }
 }

@@ -128,7 +128,7 @@ impl Applier {
         self.link.report(ApplierReport {
             number,
             done,
-            status: ApplierStatus::Inbound(status),
+            status: ApplierStatus::Inbound(Box::new(status)),
         });
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct ApplierReport {
 #[derive(Clone, Debug)]
 pub(super) enum ApplierStatus {
     /// An inbound of an Xray.
-    Inbound(InboundStatus),
+    Inbound(Box<InboundStatus>),
     /// The hook.
     Hook(HookStatus),
 }

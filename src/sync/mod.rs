@@ -9,6 +9,7 @@ pub mod facts;
 mod hook_loop;
 pub mod inbound;
 mod inbound_loop;
+pub mod kick;
 mod link;
 pub mod live;
 mod node;
@@ -18,6 +19,5 @@ mod patience;
 pub mod plan;
 pub mod polled;
 pub mod pushed;
-
 pub mod state;
 pub mod status;

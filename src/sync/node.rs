@@ -18,7 +18,7 @@ use super::link::{ApplierLink, ApplierStatus, NodeLink, NodeReport, Order, Reque
 use super::outputs::NodeFiles;
 use super::polled::Polled;
 use super::state::{read_json, write_json};
-use super::status::NodeStatus;
+use super::status::{InboundStatus, NodeStatus};
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::retry::Backoff;
@@ -352,7 +352,9 @@ impl NodeLoop {
         self.status.inbounds.clear();
         for report in &reports {
             match &report.status {
-                ApplierStatus::Inbound(status) => self.status.inbounds.push(status.clone()),
+                ApplierStatus::Inbound(status) => {
+                    self.status.inbounds.push(InboundStatus::clone(status));
+                }
                 ApplierStatus::Hook(status) => self.status.hook = Some(status.clone()),
             }
         }

@@ -54,6 +54,8 @@ impl ObserveError {
 pub struct Known {
     /// How its users are written.
     pub spec: AccountSpec,
+    /// The inbound as Xray tells of it; `None` where it does not.
+    pub info: Option<InboundInfo>,
     /// Who is live.
     pub live: LiveSet,
     /// Whether users can be read back from this core.
@@ -201,12 +203,17 @@ impl Observer {
 
     /// Makes sure, before anything is added, that the inbound still is what `known` says: another
     /// hand may have put one of another protocol in its place.
-    pub async fn still_is(&self, known: &Known) -> Result<bool, ObserveError> {
+    pub async fn still_is(&self, known: &mut Known) -> Result<bool, ObserveError> {
         let Some(all) = self.listing().await? else {
             return Ok(true);
         };
-        let of_tag = all.iter().find(|info| info.tag == self.inbound.tag.0);
-        Ok(of_tag.is_some_and(|info| info.protocol == Ok(known.spec.kind.protocol())))
+        known.info = self.own(all);
+        let protocol = known.info.as_ref().map(|info| &info.protocol);
+        Ok(protocol == Some(&Ok(known.spec.kind.protocol())))
+    }
+
+    fn own(&self, all: Vec<InboundInfo>) -> Option<InboundInfo> {
+        all.into_iter().find(|info| info.tag == self.inbound.tag.0)
     }
 
     async fn listing(&self) -> Result<Option<Vec<InboundInfo>>, XrayError> {
@@ -242,11 +249,13 @@ impl Observer {
             None => Vec::new(),
         };
         let spec = decide(&self.inbound, listing, &sample)?;
+        let info = all.and_then(|all| self.own(all));
         let read_at = Instant::now();
         let Some(users) = users else {
             let (live, unsure) = self.assumed(boot.as_ref(), connection)?;
             return Ok(Known {
                 spec,
+                info,
                 live,
                 read_back: false,
                 unsure,
@@ -259,6 +268,7 @@ impl Observer {
         let live = sorted_out(&users, &spec, emails)?;
         let mut known = Known {
             spec,
+            info,
             live,
             read_back: true,
             unsure: BTreeSet::new(),

@@ -30,6 +30,10 @@ pub struct InboundState {
     /// How many users were wanted when last all of them were applied.
     #[serde(default)]
     pub applied_count: usize,
+    /// E-mails of users who are being removed and are connected: their sessions are to be cut, also by
+    /// the next process.
+    #[serde(default)]
+    pub cutting: Vec<String>,
 }
 
 impl InboundState {

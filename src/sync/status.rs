@@ -36,12 +36,49 @@ pub struct InboundStatus {
     pub removed: usize,
     /// Whether this core lets us read its users back; otherwise what we applied is taken for live.
     pub read_back: bool,
+    /// The open sessions of those who were removed.
+    #[serde(default)]
+    pub kick: KickStatus,
     /// When a pass last left nothing to do.
     pub last_success: Option<Timestamp>,
     /// Why the last pass did not.
     pub error: Option<String>,
     /// Sources that cannot be read, and why; while there is one, nobody is removed.
     pub unknown_sources: Vec<String>,
+}
+
+/// The cutting of an inbound's open sessions. Counts are since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KickStatus {
+    /// Whether sessions are to be cut at all.
+    pub enabled: bool,
+    /// Why they cannot be cut, or may be out of reach, where that is known beforehand.
+    pub obstacle: Option<String>,
+    /// Users whose sessions were cut.
+    pub users: u64,
+    /// Sockets destroyed.
+    pub sockets: u64,
+    /// Users who were removed and may be connected still.
+    pub not_cut: u64,
+    /// Users of this Xray whose new streams are blocked now.
+    pub blocked: usize,
+    /// The last time.
+    pub last: Option<LastKick>,
+}
+
+/// Sessions that were cut at one time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastKick {
+    /// When it was done.
+    pub at: Timestamp,
+    /// Users who were cut off.
+    pub users: usize,
+    /// Sockets destroyed.
+    pub sockets: usize,
+    /// Users who may be connected still.
+    pub not_cut: usize,
+    /// Milliseconds since the panel's answer had come by which they were removed.
+    pub after_answer_ms: Option<u64>,
 }
 
 /// The hook of a node after its last run.

@@ -127,6 +127,7 @@ mod tests {
             transport: Transport {
                 network: network.into(),
                 security: String::new(),
+                ..Transport::default()
             },
             ports: vec![PortRange::single(port)],
         };

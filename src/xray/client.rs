@@ -18,7 +18,8 @@ use super::error::XrayError;
 use super::inbound::InboundInfo;
 use super::proto::xray::app::proxyman::command as handler;
 use super::proto::xray::app::proxyman::command::handler_service_client::HandlerServiceClient;
-use super::proto::xray::app::stats::command as stats;
+use super::proto::xray::app::router::command::routing_service_client::RoutingServiceClient;
+pub(super) use super::proto::xray::app::stats::command as stats;
 use super::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
 use super::proto::xray::common::protocol::User;
 use super::proto::xray::common::serial::TypedMessage;
@@ -33,13 +34,14 @@ const ANSWER_BYTES_MAX: usize = 512 << 20;
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// A bulk read gets this many times the deadline of a single call.
-const BULK_FACTOR: u32 = 6;
+pub(super) const BULK_FACTOR: u32 = 6;
 
 /// A handle to one Xray; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct XrayClient {
     handler: HandlerServiceClient<Channel>,
-    stats: StatsServiceClient<Channel>,
+    pub(super) stats: StatsServiceClient<Channel>,
+    pub(super) routing: RoutingServiceClient<Channel>,
     shared: Arc<Shared>,
 }
 
@@ -92,7 +94,9 @@ impl XrayClient {
         Self {
             handler: HandlerServiceClient::new(channel.clone())
                 .max_decoding_message_size(ANSWER_BYTES_MAX),
-            stats: StatsServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX),
+            stats: StatsServiceClient::new(channel.clone())
+                .max_decoding_message_size(ANSWER_BYTES_MAX),
+            routing: RoutingServiceClient::new(channel),
             shared: Arc::new(Shared { config, lost }),
         }
     }
@@ -221,7 +225,7 @@ impl XrayClient {
             .map(drop)
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         factor: u32,
         call: impl Future<Output = Result<Response<T>, Status>>,

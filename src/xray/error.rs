@@ -87,6 +87,8 @@ impl From<Status> for XrayError {
         let text = shortened(status.message());
         match status.code() {
             Code::Unknown => said(status.message(), text),
+            // Of counters and lists of addresses, since 25.7.23.
+            Code::NotFound => Self::UserNotFound,
             Code::Unimplemented => Self::Unimplemented(text),
             Code::Unavailable => Self::Broken(text),
             Code::OutOfRange | Code::Internal => Self::Garbled(text),

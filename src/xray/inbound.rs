@@ -1,9 +1,13 @@
 //! What Xray tells of an inbound (ListInbounds), cut to what the agent needs: its configuration
 //! holds private keys, which are never decoded. Pure.
 
+use std::net::IpAddr;
+
 use prost::{Message, Name};
 
 use super::proto::xray::app::proxyman::ReceiverConfig;
+use super::proto::xray::common::net::IpOrDomain;
+use super::proto::xray::common::net::ip_or_domain::Address;
 use super::proto::xray::core::InboundHandlerConfig;
 use crate::config::Protocol;
 use crate::model::ports::PortRange;
@@ -28,6 +32,10 @@ pub struct Transport {
     pub network: String,
     /// Message name of the security settings; empty for none.
     pub security: String,
+    /// The address on which it listens; `None` for a unix socket, or where it cannot be read.
+    pub listen: Option<IpAddr>,
+    /// Whether a proxy in front of it tells its peers' addresses.
+    pub proxy_protocol: bool,
 }
 
 impl Transport {
@@ -102,19 +110,34 @@ impl From<InboundHandlerConfig> for InboundInfo {
             .and_then(|typed| ReceiverConfig::decode(typed.value).ok())
             .unwrap_or_default();
         let ports = receiver.port_list.unwrap_or_default().range;
-        let transport = receiver.stream_settings.map(|stream| Transport {
+        let stream = receiver.stream_settings.unwrap_or_default();
+        let transport = Transport {
             network: stream.protocol_name,
             security: stream.security_type,
-        });
+            listen: receiver.listen.and_then(address_of),
+            proxy_protocol: stream
+                .socket_settings
+                .is_some_and(|socket| socket.accept_proxy_protocol),
+        };
         Self {
             tag: config.tag,
             protocol: protocol_of(&settings),
-            transport: transport.unwrap_or_default(),
+            transport,
             ports: ports
                 .iter()
                 .filter_map(|range| PortRange::new(range.from, range.to))
                 .collect(),
         }
+    }
+}
+
+fn address_of(listen: IpOrDomain) -> Option<IpAddr> {
+    match listen.address? {
+        Address::Ip(ip) => match ip.len() {
+            4 => <[u8; 4]>::try_from(&*ip).ok().map(IpAddr::from),
+            _ => <[u8; 16]>::try_from(&*ip).ok().map(IpAddr::from),
+        },
+        Address::Domain(_) => None,
     }
 }
 
@@ -181,6 +204,7 @@ mod tests {
             let transport = Transport {
                 network: network.into(),
                 security: security.into(),
+                ..Transport::default()
             };
             assert_eq!(transport.carries_vision(), carries, "{network} {security}");
         }

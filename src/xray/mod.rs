@@ -9,6 +9,8 @@ mod connect;
 pub mod counters;
 pub mod error;
 pub mod inbound;
+mod online;
+mod rules;
 #[allow(
     missing_docs,
     unreachable_pub,

@@ -94,6 +94,13 @@ impl StatsService for Choosy {
         self.stats.clone().query_stats(request.into_inner()).await
     }
 
+    async fn get_stats(
+        &self,
+        request: Request<stats::GetStatsRequest>,
+    ) -> Result<Response<stats::GetStatsResponse>, Status> {
+        self.stats.clone().get_stats(request.into_inner()).await
+    }
+
     async fn get_stats_online_ip_list(
         &self,
         request: Request<stats::GetStatsRequest>,

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::lab::Answer;
 use crate::lab::reports::Fault;
 use crate::lab::secrets::nth_uuid;
-use crate::lab::{Answer, eventually};
 use crate::reporting::{Desk, different};
-use crate::support::LONG;
 
 /// Most reports under way at once.
 const AT_ONCE: usize = 16;

@@ -707,11 +707,19 @@ impl StatsService for Service {
         .await
     }
 
+    /// As of a core whose users have not come in yet.
+    async fn get_stats(
+        &self,
+        _request: Request<stats::GetStatsRequest>,
+    ) -> Result<Response<stats::GetStatsResponse>, Status> {
+        Err(Status::not_found("not found."))
+    }
+
     async fn get_stats_online_ip_list(
         &self,
         _request: Request<stats::GetStatsRequest>,
     ) -> Result<Response<stats::GetStatsOnlineIpListResponse>, Status> {
-        Ok(Response::new(stats::GetStatsOnlineIpListResponse::default()))
+        Err(Status::not_found("not found."))
     }
 
     async fn get_all_online_users(

@@ -124,6 +124,7 @@ fn context(clock: Clock, polls: bool) -> Context {
         further_sources: Vec::new(),
         polls,
         around_removal: Arc::new(Nobody),
+        cutter: None,
     }
 }
 

@@ -368,7 +368,7 @@ impl Handler for Agent {
                     json!({ "error": "there is no such report" })
                 }
                 Call::Decide { id, .. } => json!({ "id": id }),
-                Call::Sync { .. } => json!({ "error": "nobody asked for a pass" }),
+                Call::Sync { .. } | Call::Kick { .. } => json!({ "error": "nobody asked for it" }),
             }
         })
     }

@@ -1,0 +1,154 @@
+//! What an inbound's cutting comes to: what is known beforehand of whether it works, what was cut and
+//! what was not, each told once in the log and kept for the status.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::prospect::{Lists, Prospect};
+use super::{Kicked, Kicker};
+use crate::base::said::Said;
+use crate::model::desired::InboundKey;
+use crate::sync::status::{KickStatus, LastKick};
+use crate::xray::error::XrayError;
+use crate::xray::inbound::InboundInfo;
+
+/// Between two looks at whether cutting would work.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
+/// Of so many users it is asked whether they came in, until one is found by whom Xray's policy is seen.
+const SAMPLE: usize = 16;
+
+/// The cutting of one inbound.
+pub(in crate::sync) struct Record {
+    kicker: Kicker,
+    key: InboundKey,
+    /// Whose policy decides whether Xray tells who is connected.
+    level: u32,
+    prospect: Prospect,
+    looked: Option<Instant>,
+    /// Where in the list of users the next sample begins.
+    from: usize,
+    status: KickStatus,
+    said: Said,
+}
+
+impl Record {
+    pub(in crate::sync) fn new(kicker: Kicker, key: InboundKey, level: u32) -> Self {
+        let status = KickStatus {
+            enabled: kicker.cutter.is_some(),
+            ..KickStatus::default()
+        };
+        Self {
+            kicker,
+            key,
+            level,
+            prospect: Prospect::default(),
+            looked: None,
+            from: 0,
+            status,
+            said: Said::default(),
+        }
+    }
+
+    pub(in crate::sync) fn kicker(&self) -> &Kicker {
+        &self.kicker
+    }
+
+    pub(in crate::sync) fn status(&self) -> KickStatus {
+        self.status.clone()
+    }
+
+    /// Sees, from time to time, whether cutting would work, and tells what is in the way. `emails`:
+    /// those of the users who are live, by their place.
+    pub(in crate::sync) async fn look_ahead(
+        &mut self,
+        info: Option<&InboundInfo>,
+        emails: impl Fn(usize) -> Option<String>,
+    ) {
+        let Some(cutter) = self.kicker.cutter.clone() else {
+            return;
+        };
+        self.status.blocked = self.kicker.blocks.len().await;
+        let now = Instant::now();
+        let is_due = self.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
+        if !is_due && self.prospect.info.as_ref() == info {
+            return;
+        }
+        self.looked = Some(now);
+        self.prospect.info = info.cloned();
+        if let Some(lists) = self.lists(emails).await {
+            self.prospect.lists = lists;
+        }
+        let of_inbound = self.prospect.obstacle(self.level);
+        let ports = info.map(|info| info.ports.as_slice()).unwrap_or_default();
+        self.status.obstacle = match of_inbound {
+            Some(obstacle) => Some(obstacle),
+            None => cutter.obstacle(ports).await.map(|obstacle| obstacle.0),
+        };
+        let subject = format!("cutting open sessions in {}", self.key);
+        self.said.state(&subject, self.status.obstacle.as_deref());
+    }
+
+    /// Whether Xray tells who is connected, if it can be seen now.
+    async fn lists(&mut self, emails: impl Fn(usize) -> Option<String>) -> Option<Lists> {
+        let client = &self.kicker.client;
+        if let Err(XrayError::Unimplemented(_)) = client.online_addresses("").await {
+            return Some(Lists::Lacking);
+        }
+        for _ in 0..SAMPLE {
+            let email = emails(self.from).or_else(|| emails(0))?;
+            self.from = if emails(self.from + 1).is_some() {
+                self.from + 1
+            } else {
+                0
+            };
+            match client.online_addresses(&email).await {
+                Ok(Some(_)) => return Some(Lists::Kept),
+                Ok(None) if client.has_counter(&email).await == Ok(true) => {
+                    return Some(Lists::NotKept);
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Notes what became of sessions; `answered`: when the panel's answer came by which they were cut.
+    pub(in crate::sync) fn note(
+        &mut self,
+        kicked: &Kicked,
+        answered: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        if kicked.online.is_empty() {
+            if let Some(why) = &kicked.why {
+                self.said.failure(format!(
+                    "cannot see whether removed users are connected: {why}"
+                ));
+            }
+            return;
+        }
+        let (cut, not_cut) = (kicked.cut(), kicked.not_cut.len());
+        self.status.users += cut as u64;
+        self.status.sockets += kicked.sockets as u64;
+        self.status.not_cut += not_cut as u64;
+        let took = answered.and_then(|at| u64::try_from(now.duration_since(at).as_millis()).ok());
+        self.status.last = Some(LastKick {
+            at: now,
+            users: cut,
+            sockets: kicked.sockets,
+            not_cut,
+            after_answer_ms: took,
+        });
+        info!(node = %self.key.node, xray = self.key.xray, inbound = %self.key.tag, users = cut,
+            sockets = kicked.sockets, not_cut, "open sessions cut");
+        if let Some(why) = &kicked.why {
+            self.said
+                .failure(format!("{not_cut} users could not be cut off: {why}"));
+        } else {
+            debug!(after_answer_ms = took, "cut");
+        }
+    }
+}
