@@ -18,6 +18,7 @@ mod choosy;
 mod configuration;
 mod connector;
 mod crash;
+mod failpoint_bench;
 mod failpoints;
 mod faults;
 mod hooks;
