@@ -25,6 +25,7 @@ mod hooks;
 mod hostile;
 mod hostile_answers;
 mod lab_reports;
+mod lab_streams;
 mod lab_transfers;
 mod ledger_damage;
 mod ledger_file;

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::origin::Origin;
 use super::ports::free_port;
 use super::route::{ClientProtocol, Route};
 use super::socks::{self, Session};
+use super::stream::{Pace, Stream};
+use super::tls;
 use super::transfer::Transfer;
 use super::wait::eventually;
 use super::xray::Xray;
@@ -83,6 +86,32 @@ impl Client {
     /// A stream that stays open until dropped.
     pub async fn session(&self, which: usize, origin: &Origin) -> Result<Session> {
         Session::open(self.socks_ports[which], origin.echo_addr()).await
+    }
+
+    /// A download at [`Pace::default`] that ends when it is cut or dropped.
+    pub async fn stream(&self, which: usize, origin: &Origin) -> Result<Stream> {
+        let stream = self.connect(which, origin.stream_addr()).await?;
+        Ok(Stream::download(stream, Pace::default()))
+    }
+
+    /// The same under TLS 1.3: what Vision splices.
+    pub async fn tls_stream(&self, which: usize, origin: &Origin) -> Result<Stream> {
+        let stream = self.connect(which, origin.tls_stream_addr()).await?;
+        let shaken = tokio::time::timeout(GET_BOUND, tls::connect(stream)).await;
+        let shaken = shaken.context("no TLS through the proxy")??;
+        Ok(Stream::download(shaken, Pace::default()))
+    }
+
+    /// An upload, alike.
+    pub async fn upload(&self, which: usize, origin: &Origin) -> Result<Stream> {
+        let stream = self.connect(which, origin.stream_addr()).await?;
+        Ok(Stream::upload(stream, Pace::default()))
+    }
+
+    async fn connect(&self, which: usize, target: SocketAddr) -> Result<TcpStream> {
+        let connecting = socks::connect(self.socks_ports[which], target);
+        let connected = tokio::time::timeout(GET_BOUND, connecting).await;
+        connected.context("no answer of the client")?
     }
 
     /// Moves exactly 16 + `up` bytes one way and `down` the other, checks those that come, and

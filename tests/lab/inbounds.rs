@@ -25,6 +25,12 @@ impl ServerConfig {
             .stream(tag, json!({"network": "ws", "wsSettings": {"path": "/ws"}}))
     }
 
+    /// Over gRPC, service `cut`: no flow here either.
+    pub fn vless_grpc(self, tag: &str) -> Self {
+        let stream = json!({"network": "grpc", "grpcSettings": {"serviceName": "cut"}});
+        self.vless(tag).stream(tag, stream)
+    }
+
     pub fn vmess(self, tag: &str) -> Self {
         self.inbound(tag, "vmess", json!({"clients": []}))
     }

@@ -1,5 +1,5 @@
-//! What users reach through the proxy: an HTTP origin, an echo port and a port for
-//! transfers of an exact size, on 127.0.0.1.
+//! What users reach through the proxy: an HTTP origin, an echo port, a port for transfers of an
+//! exact size and two for endless streams, plain and under TLS 1.3, on 127.0.0.1.
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::transfer;
+use super::{stream, tls, transfer};
 
 /// Serves until dropped; `GET /` is [`Origin::HELLO`], `GET /bytes/N` is [`Origin::bytes`] of N,
 /// and `POST /upload` is answered with how many bytes the body had.
@@ -22,6 +22,8 @@ pub struct Origin {
     addr: SocketAddr,
     echo_addr: SocketAddr,
     transfer_addr: SocketAddr,
+    stream_addr: SocketAddr,
+    tls_stream_addr: SocketAddr,
     tasks: JoinSet<()>,
 }
 
@@ -29,19 +31,22 @@ impl Origin {
     pub const HELLO: &[u8] = b"hello";
 
     pub async fn start() -> Result<Self> {
-        let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let echo = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let transfers = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let (addr, echo_addr) = (http.local_addr()?, echo.local_addr()?);
-        let transfer_addr = transfers.local_addr()?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(http, serve_http));
-        tasks.spawn(accept(echo, serve_echo));
-        tasks.spawn(accept(transfers, transfer::serve));
+        let acceptor = tls::acceptor()?;
+        let serve_tls = move |stream| {
+            let accepting = acceptor.accept(stream);
+            async move {
+                if let Ok(stream) = accepting.await {
+                    stream::serve(stream).await;
+                }
+            }
+        };
         Ok(Self {
-            addr,
-            echo_addr,
-            transfer_addr,
+            addr: listen(&mut tasks, serve_http).await?,
+            echo_addr: listen(&mut tasks, serve_echo).await?,
+            transfer_addr: listen(&mut tasks, transfer::serve).await?,
+            stream_addr: listen(&mut tasks, stream::serve).await?,
+            tls_stream_addr: listen(&mut tasks, serve_tls).await?,
             tasks,
         })
     }
@@ -59,10 +64,32 @@ impl Origin {
         self.transfer_addr
     }
 
+    /// Where [`stream::Stream`] goes.
+    pub fn stream_addr(&self) -> SocketAddr {
+        self.stream_addr
+    }
+
+    /// The same under TLS 1.3.
+    pub fn tls_stream_addr(&self) -> SocketAddr {
+        self.tls_stream_addr
+    }
+
     /// A pattern of that length in which no byte can go missing unseen.
     pub fn bytes(length: usize) -> Vec<u8> {
         (0..=250).cycle().take(length).collect()
     }
+}
+
+/// Serves on a port of its own.
+async fn listen<S, F>(tasks: &mut JoinSet<()>, serve: S) -> Result<SocketAddr>
+where
+    S: Fn(TcpStream) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let addr = listener.local_addr()?;
+    tasks.spawn(accept(listener, serve));
+    Ok(addr)
 }
 
 /// Accepts for ever; what `serve` does ends with the returned future.

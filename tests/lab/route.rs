@@ -13,6 +13,7 @@ pub enum ClientProtocol {
         flow: Option<String>,
     },
     VlessWs,
+    VlessGrpc,
     Vmess,
     Trojan,
     Shadowsocks,
@@ -36,6 +37,7 @@ impl ClientProtocol {
                 flow: Some("xtls-rprx-vision".to_owned()),
             },
             Some("vless") if stream["network"] == "ws" => Self::VlessWs,
+            Some("vless") if stream["network"] == "grpc" => Self::VlessGrpc,
             Some("vless") => Self::Vless,
             Some("vmess") => Self::Vmess,
             Some("trojan") => Self::Trojan,
@@ -113,6 +115,10 @@ impl Route {
             }
             ClientProtocol::VlessWs => {
                 self.vless("", json!({"network": "ws", "wsSettings": {"path": "/ws"}}))
+            }
+            ClientProtocol::VlessGrpc => {
+                let service = json!({"serviceName": "cut"});
+                self.vless("", json!({"network": "grpc", "grpcSettings": service}))
             }
             ClientProtocol::Vmess => self.vnext("vmess", json!({"id": uuid, "security": "auto"})),
             ClientProtocol::Trojan => self.server("trojan", json!({"password": uuid})),

@@ -101,6 +101,12 @@ impl ServerConfig {
         self
     }
 
+    /// Where an inbound listens, instead of on 127.0.0.1; `::` takes IPv4 as well.
+    pub fn listening_on(mut self, tag: &str, address: &str) -> Self {
+        self.inbound_mut(tag)["listen"] = address.into();
+        self
+    }
+
     /// Sets an inbound's transport; under TLS it presents the lab's certificate.
     pub fn stream(mut self, tag: &str, mut settings: Value) -> Self {
         if settings["security"] == "tls" {

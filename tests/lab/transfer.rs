@@ -170,10 +170,10 @@ async fn write_pattern(
     Ok(())
 }
 
-/// The bytes of [`Origin::bytes`] from one place to another, a chunk at most.
-fn pattern(from: u64, until: u64) -> &'static [u8] {
+/// The bytes of [`Origin::bytes`] from one place to another, 64 KiB at most.
+pub fn pattern(from: u64, until: u64) -> &'static [u8] {
     /// A chunk from any place of the pattern is a slice of it.
-    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| Origin::bytes(251 * 257));
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| Origin::bytes(251 * 263));
     let skipped = usize::try_from(from % 251).expect("invariant: below 251");
     let length = usize::try_from(until - from).expect("invariant: a chunk at most");
     &BYTES[skipped..skipped + length]
