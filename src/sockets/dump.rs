@@ -1,6 +1,6 @@
 //! Asks the kernel for its TCP sockets and waits for the whole answer.
 //!
-//! Invariant: a call ends within [`BOUND`], with every established socket of the family or an error.
+//! Invariant: a call ends within [`BOUND`], with every such socket of the family or an error.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,13 @@ const SEQUENCE: u32 = 1;
 /// The ESTABLISHED TCP sockets of a family in this thread's network namespace, each once, in no
 /// order. Needs no privilege. Blocks for at most [`BOUND`].
 pub fn dump(family: Family) -> Result<Vec<Socket>, SocketsError> {
+    dump_in(family, &StateFlags::ESTABLISHED)
+}
+
+/// [`dump`] of the sockets in any of `states`.
+pub(super) fn dump_in(family: Family, states: &StateFlags) -> Result<Vec<Socket>, SocketsError> {
     let deadline = Instant::now() + BOUND;
-    let mut sockets = settled(|| read_once(family, deadline))?;
+    let mut sockets = settled(|| read_once(family, states, deadline))?;
     // A change between two datagrams shifts the kernel's walk: it may tell of a socket twice.
     sockets.sort_unstable_by_key(|socket| socket.cookie);
     sockets.dedup_by_key(|socket| socket.cookie);
@@ -50,12 +55,14 @@ fn settled(
     Err(SocketsError::Unsettled(READINGS_MAX))
 }
 
-fn read_once(family: Family, deadline: Instant) -> Result<Answer, SocketsError> {
-    let netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
-    // Connected to the kernel (0), it hears nobody else.
-    netlink.connect(&NetlinkAddr::new(0, 0))?;
+fn read_once(
+    family: Family,
+    states: &StateFlags,
+    deadline: Instant,
+) -> Result<Answer, SocketsError> {
+    let netlink = to_the_kernel()?;
     // The kernel takes a request at once and as a whole.
-    netlink.send(&request(family), 0)?;
+    netlink.send(&request(family, states), 0)?;
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut answer = Answer::default();
     while !answer.done {
@@ -68,8 +75,20 @@ fn read_once(family: Family, deadline: Instant) -> Result<Answer, SocketsError> 
     Ok(answer)
 }
 
+/// A netlink socket that hears nobody but the kernel.
+pub(super) fn to_the_kernel() -> Result<Netlink, SocketsError> {
+    let netlink = Netlink::new(NETLINK_SOCK_DIAG)?;
+    // The kernel's address is 0.
+    netlink.connect(&NetlinkAddr::new(0, 0))?;
+    Ok(netlink)
+}
+
 /// The whole length of the next datagram, of which as much as fits is in `buffer`.
-fn receive(netlink: &Netlink, buffer: &mut [u8], deadline: Instant) -> Result<usize, SocketsError> {
+pub(super) fn receive(
+    netlink: &Netlink,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, SocketsError> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -85,7 +104,7 @@ fn receive(netlink: &Netlink, buffer: &mut [u8], deadline: Instant) -> Result<us
     }
 }
 
-fn request(family: Family) -> Vec<u8> {
+fn request(family: Family, states: &StateFlags) -> Vec<u8> {
     let any = match family {
         Family::V4 => SocketId::new_v4(),
         Family::V6 => SocketId::new_v6(),
@@ -94,7 +113,7 @@ fn request(family: Family) -> Vec<u8> {
         family: family.number(),
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::empty(),
-        states: StateFlags::ESTABLISHED,
+        states: states.clone(),
         socket_id: any,
     });
     let mut header = NetlinkHeader::default();
@@ -150,9 +169,10 @@ mod tests {
 
     #[test]
     fn a_datagram_that_does_not_fit_is_told_by_its_whole_length() {
-        let netlink = Netlink::new(NETLINK_SOCK_DIAG).unwrap();
-        netlink.connect(&NetlinkAddr::new(0, 0)).unwrap();
-        netlink.send(&request(Family::V4), 0).unwrap();
+        let netlink = to_the_kernel().unwrap();
+        netlink
+            .send(&request(Family::V4, &StateFlags::ESTABLISHED), 0)
+            .unwrap();
         let mut small = [0; 4];
         let length = receive(&netlink, &mut small, Instant::now() + BOUND).unwrap();
         assert!(length > small.len());

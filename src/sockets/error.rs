@@ -1,11 +1,11 @@
-//! Why the kernel's sockets could not be read, and what mends it.
+//! Why the kernel's sockets could not be read or destroyed, and what mends it.
 
 use std::io;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
-/// The sockets were not read; nothing is known about them.
+/// The sockets were not read, and nothing is known about them; or not, or not all of them, destroyed.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketsError {
     /// The kernel lists no TCP sockets.
@@ -21,6 +21,19 @@ pub enum SocketsError {
          allow netlink sockets"
     )]
     Forbidden(#[source] io::Error),
+    /// This process may not destroy sockets; only to read them needs no privilege.
+    #[error(
+        "this process may not cut connections: it has no CAP_NET_ADMIN over the network namespace \
+         it is in (a unit needs AmbientCapabilities=CAP_NET_ADMIN, the same in \
+         CapabilityBoundingSet=, and PrivateUsers=no)"
+    )]
+    NotAllowed,
+    /// The kernel destroys no TCP sockets.
+    #[error(
+        "this kernel cuts no connections: it was built without CONFIG_INET_DIAG_DESTROY; use \
+         another kernel, or let open sessions run on with XRAY_KICK=off"
+    )]
+    CannotDestroy,
     /// The kernel fell silent.
     #[error("the kernel did not list its sockets within {0:?}: try again")]
     Timeout(Duration),
@@ -41,7 +54,19 @@ impl SocketsError {
     /// Whether only another kernel or other rules for this process help, so that asking again is
     /// in vain.
     pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Forbidden(_))
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::Forbidden(_) | Self::NotAllowed | Self::CannotDestroy
+        )
+    }
+
+    /// What the kernel's refusal to destroy a socket that is there means.
+    pub(super) fn of_destroying(errno: Errno) -> Self {
+        match errno {
+            Errno::PERM => Self::NotAllowed,
+            Errno::OPNOTSUPP => Self::CannotDestroy,
+            _ => errno.into(),
+        }
     }
 }
 
@@ -79,6 +104,21 @@ mod tests {
         ];
         for (errno, mend, permanent) in table {
             let error = SocketsError::from(errno);
+            assert!(error.to_string().contains(mend), "{error}");
+            assert_eq!(error.is_permanent(), permanent, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_to_destroy_names_what_mends_it() {
+        let table = [
+            (Errno::PERM, "CAP_NET_ADMIN", true),
+            (Errno::OPNOTSUPP, "CONFIG_INET_DIAG_DESTROY", true),
+            (Errno::NOENT, "modprobe tcp_diag", true),
+            (Errno::NOMEM, "Cannot allocate memory", false),
+        ];
+        for (errno, mend, permanent) in table {
+            let error = SocketsError::of_destroying(errno);
             assert!(error.to_string().contains(mend), "{error}");
             assert_eq!(error.is_permanent(), permanent, "{error}");
         }

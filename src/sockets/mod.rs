@@ -1,16 +1,20 @@
-//! The kernel's TCP sockets, read by netlink (`sock_diag(7)`) without any program's help and
-//! without privileges.
+//! The kernel's TCP sockets by netlink (`sock_diag(7)`), without any program's help: read without
+//! privileges, and destroyed with `CAP_NET_ADMIN`.
 //!
 //! Calls block: the kernel walks its whole table of connections for each family, which takes
 //! milliseconds, tens of them where there are 10 000, and never more than [`BOUND`] a family. On a
 //! runtime they belong into `spawn_blocking`. They see the calling thread's network namespace.
 
+mod cut;
+mod destroy;
 mod dump;
 mod error;
 mod parse;
 #[cfg(test)]
 mod tests;
 
+pub use cut::{cut, listens_on};
+pub use destroy::may_cut;
 pub use dump::{BOUND, dump};
 pub use error::SocketsError;
 pub use parse::{Family, Socket};

@@ -14,6 +14,7 @@ use netlink_packet_core::{
 use netlink_packet_sock_diag::SOCK_DIAG_BY_FAMILY;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
 use netlink_packet_sock_diag::inet::InetResponseHeader;
+use rustix::io::Errno;
 
 use super::error::SocketsError;
 
@@ -54,6 +55,16 @@ pub struct Socket {
     pub interface: u32,
     /// What tells it from a later socket between the same ends.
     pub cookie: [u8; 8],
+}
+
+/// The kernel's number of the state LISTEN.
+const LISTEN: u8 = 10;
+
+impl Socket {
+    /// Whether it waits for connections.
+    pub fn listens(&self) -> bool {
+        self.state == LISTEN
+    }
 }
 
 /// What has come of an answer so far.
@@ -105,11 +116,35 @@ impl Answer {
     }
 }
 
+/// What the kernel did with request number `sequence`, if this datagram tells: it did it, or its
+/// reason not to.
+pub(super) fn acknowledged(
+    datagram: &[u8],
+    sequence: u32,
+) -> Result<Option<Result<(), Errno>>, SocketsError> {
+    let message = NetlinkMessage::<Entry>::deserialize(datagram)
+        .map_err(|error| SocketsError::Garbled(error.to_string()))?;
+    match message.payload {
+        NetlinkPayload::Error(error) if message.header.sequence_number == sequence => {
+            let refused = refusal(error.raw_code())?;
+            Ok(Some(refused.map_or(Ok(()), Err)))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The kernel's code at the end of an answer: a negative errno, or nothing of note.
 fn accepted(code: i32) -> Result<(), SocketsError> {
-    match code.checked_neg() {
-        Some(errno) if errno > 0 => Err(io::Error::from_raw_os_error(errno).into()),
-        Some(_) => Ok(()),
+    refusal(code)?.map_or(Ok(()), |errno| Err(errno.into()))
+}
+
+fn refusal(code: i32) -> Result<Option<Errno>, SocketsError> {
+    if code >= 0 {
+        return Ok(None);
+    }
+    let error = code.checked_neg().map(io::Error::from_raw_os_error);
+    match error.as_ref().and_then(Errno::from_io_error) {
+        Some(errno) => Ok(Some(errno)),
         None => Err(SocketsError::Garbled(format!("its code is {code}"))),
     }
 }
@@ -286,12 +321,26 @@ mod tests {
         }
         let error = taken(&refusal(eperm)).unwrap_err();
         assert!(matches!(error, SocketsError::Forbidden(_)), "{error}");
-        let error = taken(&refusal(i32::MIN)).unwrap_err();
-        assert!(matches!(error, SocketsError::Garbled(_)), "{error}");
+        for code in [i32::MIN, -4_096] {
+            let error = taken(&refusal(code)).unwrap_err();
+            assert!(matches!(error, SocketsError::Garbled(_)), "{error}");
+        }
         assert!(
             !taken(&refusal(0)).unwrap().done,
             "an acknowledgement is no end"
         );
+    }
+
+    #[test]
+    fn what_became_of_a_request_is_told_by_the_answer_to_it_alone() {
+        let (enoent, eperm) = (-2, -1);
+        let told = |datagram: &[u8]| acknowledged(datagram, OURS).unwrap();
+        assert_eq!(told(&refusal(0)), Some(Ok(())));
+        assert_eq!(told(&refusal(enoent)), Some(Err(Errno::NOENT)));
+        assert_eq!(told(&refusal(eperm)), Some(Err(Errno::PERM)));
+        assert_eq!(told(&one()), None);
+        assert_eq!(acknowledged(&refusal(0), OURS + 1).unwrap(), None);
+        assert!(acknowledged(&refusal(i32::MIN), OURS).is_err());
     }
 
     #[test]
@@ -310,6 +359,7 @@ mod tests {
         #[test]
         fn no_bytes_from_netlink_make_it_panic(bytes in vec(any::<u8>(), 0..200)) {
             let _ = taken(&bytes);
+            let _ = acknowledged(&bytes, OURS);
         }
 
         #[test]
@@ -321,6 +371,7 @@ mod tests {
             let head = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 2]].concat();
             let datagram = [head, OURS.to_ne_bytes().to_vec(), vec![0; 4], body].concat();
             let _ = taken(&datagram);
+            let _ = acknowledged(&datagram, OURS);
         }
 
         #[test]

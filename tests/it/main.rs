@@ -19,6 +19,7 @@ mod configuration;
 mod connector;
 mod crash;
 mod failpoint_bench;
+mod cutting;
 mod failpoints;
 mod faults;
 mod hooks;
