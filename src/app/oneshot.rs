@@ -54,7 +54,7 @@ pub(super) fn context(config: &Config, progress: Arc<dyn Progress>) -> Context {
         further_sources: Vec::new(),
         polls: false,
         around_removal: Arc::new(Nobody),
-        cutter: None,
+        cutter: super::cutting::cutter(config),
     }
 }
 

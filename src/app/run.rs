@@ -161,7 +161,7 @@ fn start(
         further_sources: Vec::new(),
         polls: daemon,
         around_removal,
-        cutter: None,
+        cutter: super::cutting::cutter(config),
     };
     let sync = Engine::build(config, &context)?.start(supervisor);
     if let Some(traffic) = traffic {
