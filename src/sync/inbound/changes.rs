@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::InboundSync;
+use crate::base::failpoint;
 use crate::base::said::Said;
 use crate::config::Protocol;
 use crate::model::ids::UserId;
@@ -57,6 +58,7 @@ impl InboundSync {
             let kicked = if leavers.is_empty() || !removal.is_over {
                 None
             } else {
+                failpoint::reach("kick.before_cut");
                 Some(by.kick(&leavers, seen, &ports).await)
             };
             if !removal.users.is_empty() {

@@ -104,12 +104,11 @@ impl Record {
             } else {
                 0
             };
-            match client.online_addresses(&email).await {
-                Ok(Some(_)) => return Some(Lists::Kept),
-                Ok(None) if client.has_counter(&email).await == Ok(true) => {
-                    return Some(Lists::NotKept);
-                }
-                _ => {}
+            if client.online_addresses(&email).await.ok()?.is_some() {
+                return Some(Lists::Kept);
+            }
+            if client.has_counter(&email).await.ok()? {
+                return Some(Lists::NotKept);
             }
         }
         None
