@@ -25,6 +25,7 @@ mod faults;
 mod hooks;
 mod hostile;
 mod hostile_answers;
+mod kick_rare;
 mod lab_reports;
 mod lab_streams;
 mod lab_transfers;

@@ -84,3 +84,38 @@ impl Sessions {
         left.map(|(email, _)| email.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(all: &[&str]) -> BTreeSet<IpAddr> {
+        all.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn whoever_has_an_address_at_which_nothing_was_cut_is_left() {
+        let mut seen = Sessions::default();
+        seen.add("a", addresses(&["192.0.2.1"]));
+        seen.add("b", addresses(&["192.0.2.1", "192.0.2.2"]));
+        seen.add("c", addresses(&["2001:db8::1"]));
+        seen.add("offline", BTreeSet::new());
+        let left = |cut: &[&str]| {
+            let sockets = addresses(cut).into_iter().map(|ip| (ip, 1)).collect();
+            seen.without(&sockets).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[]), ["a", "b", "c"]);
+        assert_eq!(left(&["192.0.2.1"]), ["b", "c"]);
+        assert_eq!(left(&["192.0.2.2", "2001:db8::1"]), ["a", "b"]);
+        assert!(left(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]).is_empty());
+    }
+
+    #[test]
+    fn addresses_of_several_looks_are_united() {
+        let mut seen = Sessions::default();
+        seen.add("a", addresses(&["192.0.2.1"]));
+        seen.add("a", addresses(&["192.0.2.2"]));
+        assert_eq!(seen.addresses(), addresses(&["192.0.2.1", "192.0.2.2"]));
+        assert_eq!(seen.emails().collect::<Vec<_>>(), ["a"]);
+    }
+}
