@@ -2,6 +2,7 @@
 //! stops in order; `--once` is the same with one pass in between.
 
 mod cutting;
+mod kick_helper;
 mod logging;
 mod oneshot;
 mod run;
@@ -10,6 +11,7 @@ mod state_lock;
 pub mod traffic;
 pub mod users;
 
+pub use kick_helper::{KickHelperError, kick_helper};
 pub use logging::init as init_logging;
 pub use oneshot::{ApplyError, Preview, apply, preview};
 pub use run::{Outcome, RunError, Style, run};

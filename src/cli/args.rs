@@ -83,6 +83,13 @@ pub enum Command {
         #[arg(long, value_name = "TAG")]
         inbound: Option<String>,
     },
+    /// Cut connections for an agent that may not: started by xray-agent-kick.socket.
+    #[command(hide = true)]
+    KickHelper {
+        /// Listen here [default: the listener on standard input].
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
     /// Show what traffic was counted and what the panel has of it, or act on it.
     Traffic(TrafficArgs),
     /// Act on one user.

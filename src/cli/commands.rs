@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::args::{Cli, Command, RunArgs};
-use super::{FAILED, INTERNAL, USAGE, email, print, progress, traffic, users};
+use super::{FAILED, INTERNAL, USAGE, email, kick_helper, print, progress, traffic, users};
 use crate::app::{self, Beside, Outcome, RunError, Style};
 use crate::config::{self, Config, Environment, Need, Sources};
 use crate::model::ids::NodeId;
@@ -57,6 +57,7 @@ pub(super) async fn run(cli: Cli) -> u8 {
             })
             .await
         }
+        Some(Command::KickHelper { socket }) => kick_helper::run(file, socket.as_deref()).await,
         Some(Command::Traffic(args)) => {
             with_config(file, Need::Run, async |config| {
                 traffic::run(&config, args).await

@@ -6,14 +6,17 @@
 //! runtime they belong into `spawn_blocking`. They see the calling thread's network namespace.
 
 mod cut;
+mod cutter;
 mod destroy;
 mod dump;
 mod error;
+pub mod helper;
 mod parse;
 #[cfg(test)]
 mod tests;
 
 pub use cut::{cut, listens_on};
+pub use cutter::{Direct, KernelCutter};
 pub use destroy::may_cut;
 pub use dump::{BOUND, dump};
 pub use error::SocketsError;

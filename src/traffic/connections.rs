@@ -104,7 +104,7 @@ impl Connections {
 
 /// The TCP ports of the inbounds of these tags. Who listens on TCP at the port of one on UDP is
 /// another program, often a web server, whose visitors are not ours.
-fn over_tcp(inbounds: &[InboundInfo], tags: &[InboundTag]) -> Vec<PortRange> {
+pub fn over_tcp(inbounds: &[InboundInfo], tags: &[InboundTag]) -> Vec<PortRange> {
     let is_managed = |inbound: &&InboundInfo| tags.iter().any(|tag| tag.0 == inbound.tag);
     let is_tcp = |inbound: &&InboundInfo| {
         inbound.protocol != Ok(Protocol::Hysteria)
