@@ -16,9 +16,12 @@ pub(super) fn outcome(nodes: &[NodeStatus]) -> u8 {
     let mut failed = false;
     for node in nodes {
         println!("{}", node_line(node));
-        node.inbounds
-            .iter()
-            .for_each(|inbound| println!("  {}", inbound_line(inbound)));
+        for inbound in &node.inbounds {
+            println!("  {}", inbound_line(inbound));
+            if let Some(why) = &inbound.kick.obstacle {
+                println!("    open sessions of removed users may go on: {why}");
+            }
+        }
         for problem in node.problems() {
             failed = true;
             eprintln!("{problem}");
@@ -67,9 +70,7 @@ fn kicked(kick: &KickStatus) -> String {
     let (users, sockets, left) = (kick.users, kick.sockets, kick.not_cut);
     let cut = (users > 0).then(|| format!("; cut off {users} ({sockets} connections)"));
     let not_cut = (left > 0).then(|| format!("; could not cut off {left}"));
-    let obstacle = kick.obstacle.as_ref();
-    let obstacle = obstacle.map(|why| format!("; open sessions of removed users may go on: {why}"));
-    [cut, not_cut, obstacle].into_iter().flatten().collect()
+    [cut, not_cut].into_iter().flatten().collect()
 }
 
 /// Those that are not zero.

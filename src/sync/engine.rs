@@ -330,6 +330,7 @@ pub fn inbound_parts(
             kicker: Kicker {
                 client: core.client.clone(),
                 cutter: context.cutter.clone().filter(|_| config.kick.enabled),
+                looks_ahead: context.polls,
                 blocks: core.blocks.clone(),
             },
         })

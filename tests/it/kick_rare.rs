@@ -230,15 +230,15 @@ async fn xray_tells_where_an_inbound_listens_and_whether_a_proxy_is_before_it() 
                 "sockopt": {"acceptProxyProtocol": true}});
         });
     let stage = Stage::set(&config).await?;
-    let listed = client_of(&stage).list_inbounds().await?;
+    let inbounds = client_of(&stage).list_inbounds().await?;
     let told = |tag: &str| {
-        let inbound = listed.iter().find(|inbound| inbound.tag == tag).unwrap();
-        let listen = inbound.transport.listen.map(|ip| ip.to_string());
-        (listen.unwrap_or_default(), inbound.transport.proxy_protocol)
+        let found = inbounds.iter().find(|one| one.tag == tag).unwrap();
+        let listen = found.transport.listen.map(|ip| ip.to_string());
+        (listen.unwrap_or_default(), found.transport.proxy_protocol)
     };
     ensure!(told("in-here") == ("127.0.0.1".to_owned(), false));
     ensure!(told("in-anywhere") == ("0.0.0.0".to_owned(), false));
     ensure!(told("in-six") == ("::".to_owned(), false));
-    ensure!(told("in-behind").1, "{listed:#?}");
+    ensure!(told("in-behind").1, "{inbounds:#?}");
     Ok(())
 }

@@ -43,6 +43,8 @@ pub(super) struct Kicker {
     pub(super) client: XrayClient,
     /// Who destroys sockets; `None`: sessions are left to themselves.
     pub(super) cutter: Option<Arc<dyn Cutter>>,
+    /// Whether it is said beforehand what is in the way: not where one pass is all there is.
+    pub(super) looks_ahead: bool,
     /// The last resort.
     pub(super) blocks: Arc<Blocks>,
 }

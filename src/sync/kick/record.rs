@@ -67,10 +67,13 @@ impl Record {
         info: Option<&InboundInfo>,
         emails: impl Fn(usize) -> Option<String>,
     ) {
+        self.status.blocked = self.kicker.blocks.len().await;
         let Some(cutter) = self.kicker.cutter.clone() else {
             return;
         };
-        self.status.blocked = self.kicker.blocks.len().await;
+        if !self.kicker.looks_ahead {
+            return;
+        }
         let now = Instant::now();
         let is_due = self.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
         if !is_due && self.prospect.info.as_ref() == info {
