@@ -3,6 +3,7 @@
 //! of its own.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
@@ -19,16 +20,16 @@ const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 const AGAIN: &str = "XRAY_AGENT_TEST_AGAIN";
 
 /// An address of the loopback network: each is a peer of its own.
-fn v4(last: u8) -> IpAddr {
+pub fn v4(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
 }
 
 /// Whether the calling test can go on here. Where it may not cut, it is run in a network of its own,
 /// and has passed there.
-fn may_cut_here(test: &str) -> bool {
+pub fn may_cut_here(test: &str) -> bool {
     match may_cut() {
         Ok(()) => true,
-        Err(SocketsError::NotAllowed) if std::env::var_os(AGAIN).is_none() => {
+        Err(SocketsError::NotAllowed) if !is_started_again() => {
             let script = "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
             let of_its_own = ["-Urn", "sh", "-c", script];
             again(Command::new("unshare").args(of_its_own), test);
@@ -38,11 +39,24 @@ fn may_cut_here(test: &str) -> bool {
     }
 }
 
+/// What starts a program that may do no more than any user's.
+pub fn without_capabilities() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--inh-caps=-all", "--bounding-set=-all"]);
+    command
+}
+
+/// Whether the calling test was started by [`again`].
+pub fn is_started_again() -> bool {
+    std::env::var_os(AGAIN).is_some()
+}
+
 /// Runs the named test by itself through another command.
-fn again(command: &mut Command, test: &str) {
-    let test = format!("cutting::{test}");
-    let program = std::env::current_exe().unwrap();
-    let ended = command.arg(program).arg(&test).env(AGAIN, "1").output();
+pub fn again(command: &mut Command, test: &str) {
+    // By a descriptor, so that a user who cannot reach its folder can run it, too.
+    let program = File::open(std::env::current_exe().unwrap()).unwrap();
+    let command = command.args(["/proc/self/fd/0", "--exact", test, "--nocapture"]);
+    let ended = command.stdin(program).env(AGAIN, "1").output();
     let ended = ended.unwrap_or_else(|e| panic!("{test} cannot be started as {command:?}: {e}"));
     let told = String::from_utf8_lossy(&ended.stdout);
     assert!(
@@ -52,14 +66,14 @@ fn again(command: &mut Command, test: &str) {
 }
 
 /// Both ends of a connection.
-struct Connection {
+pub struct Connection {
     client: TcpStream,
     server: TcpStream,
 }
 
 impl Connection {
     /// From `from`, whose port may be 0, to the listener at `to`.
-    fn open(listener: &TcpListener, from: SocketAddr, to: IpAddr) -> Self {
+    pub fn open(listener: &TcpListener, from: SocketAddr, to: IpAddr) -> Self {
         let client = connected(from, to, listener);
         let server = listener.accept().unwrap().0;
         Self { client, server }
@@ -69,7 +83,7 @@ impl Connection {
         self.client.local_addr().unwrap()
     }
 
-    fn assert_lives(&mut self) {
+    pub fn assert_lives(&mut self) {
         let mut byte = [0];
         for way in 0..2 {
             let (from, to) = if way == 0 {
@@ -83,7 +97,7 @@ impl Connection {
     }
 
     /// Both ends learn it without a byte having been sent.
-    fn assert_is_cut(&mut self) {
+    pub fn assert_is_cut(&mut self) {
         let mut byte = [0];
         let ours = self.server.read(&mut byte).unwrap_err().kind();
         assert_eq!(ours, ErrorKind::ConnectionAborted);
@@ -105,13 +119,13 @@ fn connected(from: SocketAddr, to: IpAddr, listener: &TcpListener) -> TcpStream 
     client.into()
 }
 
-fn listen(at: IpAddr) -> (TcpListener, u16) {
+pub fn listen(at: IpAddr) -> (TcpListener, u16) {
     let listener = TcpListener::bind((at, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }
 
-fn any_port(address: IpAddr) -> SocketAddr {
+pub fn any_port(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, 0)
 }
 
@@ -125,7 +139,7 @@ fn cut_on(ports: &[u16], addresses: &[IpAddr]) -> Sockets {
 
 #[test]
 fn connections_of_the_named_peers_end_and_all_others_live_on() {
-    if !may_cut_here("connections_of_the_named_peers_end_and_all_others_live_on") {
+    if !may_cut_here("cutting::connections_of_the_named_peers_end_and_all_others_live_on") {
         return;
     }
     let (listener, port) = listen(Ipv4Addr::UNSPECIFIED.into());
@@ -143,7 +157,7 @@ fn connections_of_the_named_peers_end_and_all_others_live_on() {
 
 #[test]
 fn peers_of_either_family_are_cut_at_a_dual_stack_listener() {
-    if !may_cut_here("peers_of_either_family_are_cut_at_a_dual_stack_listener") {
+    if !may_cut_here("cutting::peers_of_either_family_are_cut_at_a_dual_stack_listener") {
         return;
     }
     let (listener, port) = listen(BOTH);
@@ -160,7 +174,7 @@ fn peers_of_either_family_are_cut_at_a_dual_stack_listener() {
 
 #[test]
 fn peers_of_a_listener_on_ipv6_alone_are_cut() {
-    if !may_cut_here("peers_of_a_listener_on_ipv6_alone_are_cut") {
+    if !may_cut_here("cutting::peers_of_a_listener_on_ipv6_alone_are_cut") {
         return;
     }
     let (listener, port) = listen(V6);
@@ -171,7 +185,7 @@ fn peers_of_a_listener_on_ipv6_alone_are_cut() {
 
 #[test]
 fn a_client_of_this_host_lives_on_whatever_its_own_port() {
-    if !may_cut_here("a_client_of_this_host_lives_on_whatever_its_own_port") {
+    if !may_cut_here("cutting::a_client_of_this_host_lives_on_whatever_its_own_port") {
         return;
     }
     let (distant, _) = listen(v4(2));
@@ -188,7 +202,7 @@ fn a_client_of_this_host_lives_on_whatever_its_own_port() {
 
 #[test]
 fn a_connection_that_one_end_has_closed_is_cut_too() {
-    if !may_cut_here("a_connection_that_one_end_has_closed_is_cut_too") {
+    if !may_cut_here("cutting::a_connection_that_one_end_has_closed_is_cut_too") {
         return;
     }
     let (listener, port) = listen(v4(1));
@@ -209,7 +223,7 @@ fn a_connection_that_one_end_has_closed_is_cut_too() {
 
 #[test]
 fn a_connection_that_nobody_has_accepted_yet_is_cut() {
-    if !may_cut_here("a_connection_that_nobody_has_accepted_yet_is_cut") {
+    if !may_cut_here("cutting::a_connection_that_nobody_has_accepted_yet_is_cut") {
         return;
     }
     let (listener, port) = listen(v4(1));
@@ -221,7 +235,7 @@ fn a_connection_that_nobody_has_accepted_yet_is_cut() {
 #[test]
 fn every_one_of_many_connections_is_cut() {
     const COUNT: usize = 400;
-    if !may_cut_here("every_one_of_many_connections_is_cut") {
+    if !may_cut_here("cutting::every_one_of_many_connections_is_cut") {
         return;
     }
     let (listener, port) = listen(BOTH);
@@ -249,16 +263,10 @@ fn whether_anybody_listens_is_told_of_both_families() {
 
 #[test]
 fn without_the_capability_nothing_is_cut_and_the_error_says_what_is_missing() {
-    const NAME: &str = "without_the_capability_nothing_is_cut_and_the_error_says_what_is_missing";
+    const NAME: &str =
+        "cutting::without_the_capability_nothing_is_cut_and_the_error_says_what_is_missing";
     if may_cut().is_ok() {
-        let without = ["--inh-caps=-all", "--bounding-set=-all"];
-        again(
-            Command::new("setpriv")
-                .args(without)
-                .args(["sh", "-c"])
-                .arg("exec \"$0\" --exact \"$1\" --nocapture"),
-            NAME,
-        );
+        again(&mut without_capabilities(), NAME);
         return;
     }
     let (listener, port) = listen(v4(1));

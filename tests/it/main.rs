@@ -20,6 +20,7 @@ mod connector;
 mod crash;
 mod cutting;
 mod failpoint_bench;
+mod cutting_helper;
 mod failpoints;
 mod faults;
 mod hooks;
