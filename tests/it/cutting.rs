@@ -30,7 +30,7 @@ pub fn may_cut_here(test: &str) -> bool {
     match may_cut() {
         Ok(()) => true,
         Err(SocketsError::NotAllowed) if !is_started_again() => {
-            let script = "ip link set lo up && exec \"$0\" --exact \"$1\" --nocapture";
+            let script = "ip link set lo up && exec \"$0\" \"$@\"";
             let of_its_own = ["-Urn", "sh", "-c", script];
             again(Command::new("unshare").args(of_its_own), test);
             false
