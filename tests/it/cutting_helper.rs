@@ -368,3 +368,45 @@ async fn it_serves_the_listener_that_it_is_started_with() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn the_helpers_unit_is_shut_off_as_the_agents_is_but_for_the_one_capability() {
+    let unit = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("systemd")
+            .join(name);
+        fs::read_to_string(path).unwrap()
+    };
+    let (agent, helper) = (unit("xray-agent.service"), unit("xray-agent-kick.service"));
+    let (_, hardening) = agent.split_once("NoNewPrivileges").unwrap();
+    let is_meant = |line: &&str| line.contains('=') && !line.starts_with(['#', '=']);
+    let others = [
+        "CapabilityBoundingSet=",
+        "AmbientCapabilities=",
+        "PrivateUsers=yes",
+        "WantedBy=",
+    ];
+    let mut shared = hardening.lines().filter(is_meant);
+    let missing = shared.find(|line| {
+        !others.iter().any(|other| line.starts_with(other)) && !helper.lines().any(|l| l == *line)
+    });
+    assert_eq!(missing, None);
+    let capabilities: Vec<&str> = helper
+        .lines()
+        .filter(|line| line.contains("Capabilit"))
+        .collect();
+    let only = [
+        "CapabilityBoundingSet=CAP_NET_ADMIN",
+        "AmbientCapabilities=CAP_NET_ADMIN",
+    ];
+    assert_eq!(capabilities, only);
+    let reference = xray_agent::config::reference();
+    let listens = unit("xray-agent-kick.socket");
+    let path = listens
+        .lines()
+        .find_map(|line| line.strip_prefix("ListenStream="));
+    assert!(
+        reference.contains(path.unwrap()),
+        "the configuration's default is another"
+    );
+}
