@@ -7,6 +7,7 @@ use crate::xray::account::{
     AccountKind, AccountSpec, Cipher, KeyBytes, cipher_of, flow_of, key_bytes_of,
     protocol_of_account,
 };
+use crate::xray::dialect::Dialect;
 use crate::xray::inbound::InboundInfo;
 use crate::xray::proto::xray::common::protocol::User;
 
@@ -65,6 +66,24 @@ pub fn decide(
         kind,
         level: inbound.level,
     })
+}
+
+/// Refuses an inbound whose protocol has fixed users on this core.
+pub fn refuse_what_core_cannot(
+    inbound: &Inbound,
+    core: Dialect,
+    spec: &AccountSpec,
+) -> Result<(), Refusal> {
+    let protocol = spec.kind.protocol();
+    if core.manages(protocol) {
+        return Ok(());
+    }
+    Err(Refusal(format!(
+        "inbound {:?} cannot be managed: this core is a V2Ray 4, which changes users of VLESS, VMess \
+         and Trojan while it runs, but not of {}",
+        inbound.tag.0,
+        protocol.name()
+    )))
 }
 
 fn find<'a>(inbound: &Inbound, all: &'a [InboundInfo]) -> Result<&'a InboundInfo, Refusal> {

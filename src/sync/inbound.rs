@@ -28,6 +28,7 @@ use crate::model::email::Emails;
 use crate::model::ids::UserId;
 use crate::model::progress::Progress;
 use crate::model::user_list::Users;
+use crate::xray::dialect::Dialect;
 
 /// A pass that met news (an unknown outcome, an entry nobody expected) looks once more.
 const ROUNDS_MAX: usize = 2;
@@ -315,6 +316,7 @@ impl InboundSync {
     fn note(&mut self, draft: &Draft) {
         let Some(known) = &self.known else { return };
         self.status.protocol = Some(known.spec.kind.protocol().name().to_owned());
+        self.status.core = Some(known.core.name().to_owned());
         self.status.read_back = known.read_back;
         self.status.desired = draft.wanted.len() + draft.collisions;
         self.status.live = known.live.managed();
@@ -402,7 +404,12 @@ impl InboundSync {
                 removed = status.removed, live = status.live, held = status.held,
                 took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "users changed");
         }
-        if !status.read_back {
+        if status.core.as_deref() == Some(Dialect::V2Ray4.name()) {
+            self.said.once("v2ray", || {
+                info!(inbound = %key, "the core is a V2Ray 4, which cannot list its users: what was \
+                    applied is taken for live, and changes by other hands are not seen");
+            });
+        } else if !status.read_back {
             self.said.once("no-read-back", || {
                 warn!(inbound = %key, "this Xray cannot list its users (older than 24.11.5): what \
                     was applied is taken for live, and changes by other hands are not seen");

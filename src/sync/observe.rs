@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::facts::{Listing, decide};
+use super::facts::{Listing, decide, refuse_what_core_cannot};
 use super::live::LiveSet;
 use super::state::StateFolder;
 use crate::base::clock::Clock;
@@ -16,6 +16,7 @@ use crate::model::ids::UserId;
 use crate::xray::account::AccountSpec;
 use crate::xray::boot::Boot;
 use crate::xray::client::{RawUsers, XrayClient};
+use crate::xray::dialect::Dialect;
 use crate::xray::error::XrayError;
 use crate::xray::inbound::InboundInfo;
 use crate::xray::proto::xray::common::protocol::User;
@@ -56,6 +57,8 @@ pub struct Known {
     pub spec: AccountSpec,
     /// The inbound as Xray tells of it; `None` where it does not.
     pub info: Option<InboundInfo>,
+    /// The kind of core it is on.
+    pub core: Dialect,
     /// Who is live.
     pub live: LiveSet,
     /// Whether users can be read back from this core.
@@ -250,12 +253,15 @@ impl Observer {
         };
         let spec = decide(&self.inbound, listing, &sample)?;
         let info = all.and_then(|all| self.own(all));
+        let core = self.client.dialect().await?;
+        refuse_what_core_cannot(&self.inbound, core, &spec)?;
         let read_at = Instant::now();
         let Some(users) = users else {
             let (live, unsure) = self.assumed(boot.as_ref(), connection)?;
             return Ok(Known {
                 spec,
                 info,
+                core,
                 live,
                 read_back: false,
                 unsure,
@@ -269,6 +275,7 @@ impl Observer {
         let mut known = Known {
             spec,
             info,
+            core,
             live,
             read_back: true,
             unsure: BTreeSet::new(),

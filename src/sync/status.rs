@@ -15,6 +15,9 @@ pub struct InboundStatus {
     pub tag: String,
     /// Its protocol, once it is known.
     pub protocol: Option<String>,
+    /// The kind of core, once it is known: `xray`, or `v2ray` for a V2Ray 4.
+    #[serde(default)]
+    pub core: Option<String>,
     /// Users who should be there.
     pub desired: usize,
     /// Users of ours who are there.

@@ -9,11 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
 
-use super::connect::connect;
+use super::account::{protocol_of_account, typed};
+use super::connect::{Tally, connect};
 use super::counters::UserCounters;
+use super::dialect::Dialect;
 use super::error::XrayError;
 use super::inbound::InboundInfo;
 use super::proto::xray::app::proxyman::command as handler;
@@ -23,6 +25,7 @@ pub(super) use super::proto::xray::app::stats::command as stats;
 use super::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
 use super::proto::xray::common::protocol::User;
 use super::proto::xray::common::serial::TypedMessage;
+use super::spoken::Spoken;
 use crate::config::{Xray, XrayAddress};
 use crate::model::ids::InboundTag;
 
@@ -39,9 +42,11 @@ pub(super) const BULK_FACTOR: u32 = 6;
 /// A handle to one Xray; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct XrayClient {
-    handler: HandlerServiceClient<Channel>,
-    pub(super) stats: StatsServiceClient<Channel>,
-    pub(super) routing: RoutingServiceClient<Channel>,
+    pub(super) handler: HandlerServiceClient<Spoken>,
+    pub(super) stats: StatsServiceClient<Spoken>,
+    pub(super) routing: RoutingServiceClient<Spoken>,
+    /// What all of them go through.
+    spoken: Spoken,
     shared: Arc<Shared>,
 }
 
@@ -83,20 +88,23 @@ impl RawUsers {
 impl XrayClient {
     /// A client that connects at its first call. Must be made inside a tokio runtime.
     pub fn new(config: Xray) -> Self {
-        let (lost_tx, lost) = watch::channel(0);
-        let (address, limit) = (config.address.clone(), config.rpc_timeout);
+        let tally = Arc::new(Tally::default());
+        let lost = tally.lost();
+        let (address, limit, counts) = (config.address.clone(), config.rpc_timeout, tally.clone());
         let connector =
-            tower::service_fn(move |_: http::Uri| connect(address.clone(), limit, lost_tx.clone()));
+            tower::service_fn(move |_: http::Uri| connect(address.clone(), limit, counts.clone()));
         let channel = Endpoint::from_static("http://xray.invalid")
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .connect_with_connector_lazy(connector);
+        let spoken = Spoken::new(channel, tally);
         Self {
-            handler: HandlerServiceClient::new(channel.clone())
+            handler: HandlerServiceClient::new(spoken.clone())
                 .max_decoding_message_size(ANSWER_BYTES_MAX),
-            stats: StatsServiceClient::new(channel.clone())
+            stats: StatsServiceClient::new(spoken.clone())
                 .max_decoding_message_size(ANSWER_BYTES_MAX),
-            routing: RoutingServiceClient::new(channel),
+            routing: RoutingServiceClient::new(spoken.clone()),
+            spoken,
             shared: Arc::new(Shared { config, lost }),
         }
     }
@@ -134,11 +142,15 @@ impl XrayClient {
         self.shared.lost.clone()
     }
 
+    /// What kind of core answers; asks it at most once for each connection.
+    pub async fn dialect(&self) -> Result<Dialect, XrayError> {
+        let asked = async { self.spoken.dialect().await.map(Response::new) };
+        self.within(1, asked).await
+    }
+
     /// Uptime and memory counters, from which a boot is told (GetSysStats).
     pub async fn sys_stats(&self) -> Result<SysStats, XrayError> {
-        let mut client = self.stats.clone();
-        self.within(1, client.get_sys_stats(stats::SysStatsRequest {}))
-            .await
+        self.within(1, self.spoken.sys_stats()).await
     }
 
     /// The traffic counters of all users in one message, none of them reset (QueryStats).
@@ -200,31 +212,53 @@ impl XrayClient {
             .count)
     }
 
-    /// Adds a user. Not for two calls of one user at once: Xray does not keep their order.
-    pub async fn add_user(&self, tag: &InboundTag, user: User) -> Result<(), XrayError> {
+    /// Adds a user. Not for two calls of one user at once: Xray does not keep their order. What
+    /// this core cannot take is refused here, for it could end the core.
+    pub async fn add_user(&self, tag: &InboundTag, mut user: User) -> Result<(), XrayError> {
+        let dialect = self.dialect().await?;
+        if let Some(account) = &mut user.account {
+            let protocol = protocol_of_account(&account.r#type);
+            if protocol.is_some_and(|protocol| !dialect.manages(protocol)) {
+                return Err(XrayError::NotUserManager);
+            }
+            account.r#type = dialect.name_of(std::mem::take(&mut account.r#type));
+        }
         let operation = handler::AddUserOperation { user: Some(user) };
-        self.alter(tag, super::account::typed(&operation)).await
+        self.alter(dialect, tag, typed(&operation)).await
     }
 
     /// Removes the user of that e-mail. Sessions that are open go on.
     pub async fn remove_user(&self, tag: &InboundTag, email: &str) -> Result<(), XrayError> {
+        let dialect = self.dialect().await?;
         let operation = handler::RemoveUserOperation {
             email: email.to_owned(),
         };
-        self.alter(tag, super::account::typed(&operation)).await
+        self.alter(dialect, tag, typed(&operation)).await
     }
 
-    async fn alter(&self, tag: &InboundTag, operation: TypedMessage) -> Result<(), XrayError> {
+    async fn alter(
+        &self,
+        dialect: Dialect,
+        tag: &InboundTag,
+        mut operation: TypedMessage,
+    ) -> Result<(), XrayError> {
         let mut client = self.handler.clone();
+        operation.r#type = dialect.name_of(operation.r#type);
         let request = handler::AlterInboundRequest {
             tag: tag.0.clone(),
             operation: Some(operation),
         };
-        self.within(1, client.alter_inbound(request))
-            .await
-            .map(drop)
+        let answer = self.within(1, client.alter_inbound(request)).await;
+        match answer {
+            // Another core has come in between, which knows nothing under that name.
+            Err(XrayError::TypeUnknown(text)) if self.dialect().await? != dialect => {
+                Err(XrayError::Broken(text))
+            }
+            answer => answer.map(drop),
+        }
     }
 
+    /// The answer, given so many times the deadline of a single call.
     pub(super) async fn within<T>(
         &self,
         factor: u32,

@@ -1,8 +1,11 @@
-//! How the channel reaches Xray's API, and how the loss of a connection is noticed at once: the
-//! stream tells when it is dropped, which is when its peer went away. Nothing is polled for it.
+//! How the channel reaches Xray's API, how many connections there were, and how the loss of one is
+//! noticed at once: the stream tells when it is dropped, which is when its peer went away. Nothing is
+//! polled for it.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,7 +25,7 @@ pub(super) struct NotConnected(#[source] pub(super) io::Error);
 pub(super) async fn connect(
     address: XrayAddress,
     limit: Duration,
-    lost: watch::Sender<u64>,
+    tally: Arc<Tally>,
 ) -> Result<TokioIo<Connection>, NotConnected> {
     let dial = async {
         Ok(match address {
@@ -41,10 +44,40 @@ pub(super) async fn connect(
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(NotConnected)?;
+    tally.made.fetch_add(1, Ordering::Relaxed);
     Ok(TokioIo::new(Connection {
         stream,
-        _lost: Lost(lost),
+        _lost: Lost(tally),
     }))
+}
+
+/// Counts the connections to one Xray.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    made: AtomicU64,
+    lost: watch::Sender<u64>,
+}
+
+/// How the tally stood. While it stands so, it is the same connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    made: u64,
+    lost: u64,
+}
+
+impl Tally {
+    /// How it stands.
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            made: self.made.load(Ordering::Relaxed),
+            lost: *self.lost.borrow(),
+        }
+    }
+
+    /// Changes each time a connection is gone.
+    pub(super) fn lost(&self) -> watch::Receiver<u64> {
+        self.lost.subscribe()
+    }
 }
 
 /// One connection to Xray.
@@ -62,11 +95,11 @@ enum Stream {
 
 /// Counts up when the connection it belongs to is gone.
 #[derive(Debug)]
-struct Lost(watch::Sender<u64>);
+struct Lost(Arc<Tally>);
 
 impl Drop for Lost {
     fn drop(&mut self) {
-        self.0.send_modify(|times| *times += 1);
+        self.0.lost.send_modify(|times| *times += 1);
     }
 }
 

@@ -119,7 +119,7 @@ fn said(whole: &str, text: String) -> XrayError {
     let tells = |words: &str| before_email.contains(words);
     if tells("failed to get handler") || tells("handler not found") {
         XrayError::InboundMissing
-    } else if end.ends_with("proto: not found") {
+    } else if end.ends_with("proto: not found") || tells("serial: unknown type") {
         XrayError::TypeUnknown(text)
     } else if end.ends_with("already exists") {
         XrayError::AlreadyExists
@@ -174,6 +174,39 @@ mod tests {
             ("proxy/shadowsocks_2022: bad key", {
                 XrayError::Refused("proxy/shadowsocks_2022: bad key".into())
             }),
+        ];
+        for (text, expected) in table {
+            assert_eq!(XrayError::from(Status::unknown(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn v2rays_texts_are_told_apart() {
+        let unknown = "v2ray.com/core/app/proxyman/command: unknown operation > Serial: Unknown \
+                       type: xray.app.proxyman.command.AddUserOperation";
+        let table = [
+            (
+                "v2ray.com/core/proxy/vless: User A@x already exists.",
+                XrayError::AlreadyExists,
+            ),
+            (
+                "v2ray.com/core/proxy/vmess/inbound: User nobody not found.",
+                XrayError::UserNotFound,
+            ),
+            (
+                "v2ray.com/core/app/proxyman/command: failed to get handler: nope > \
+                 v2ray.com/core/app/proxyman/inbound: handler not found: nope",
+                XrayError::InboundMissing,
+            ),
+            (
+                "v2ray.com/core/app/proxyman/command: proxy is not a UserManager",
+                XrayError::NotUserManager,
+            ),
+            (unknown, XrayError::TypeUnknown(unknown.into())),
+            (
+                "v2ray.com/core/proxy/vless: User Serial: Unknown type: x already exists.",
+                XrayError::AlreadyExists,
+            ),
         ];
         for (text, expected) in table {
             assert_eq!(XrayError::from(Status::unknown(text)), expected, "{text}");

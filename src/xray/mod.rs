@@ -7,10 +7,12 @@ pub mod boot;
 pub mod client;
 mod connect;
 pub mod counters;
+pub mod dialect;
 pub mod error;
 pub mod inbound;
 mod online;
 mod rules;
+mod spoken;
 #[allow(
     missing_docs,
     unreachable_pub,

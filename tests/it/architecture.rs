@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 26] = [
+const PURE: [&str; 27] = [
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
@@ -43,6 +43,7 @@ const PURE: [&str; 26] = [
     "sync/facts.rs",
     "xray/boot.rs",
     "xray/counters.rs",
+    "xray/dialect.rs",
     "traffic/account.rs",
     "traffic/baselines.rs",
     "traffic/delta.rs",

@@ -51,3 +51,4 @@ mod traffic_commands;
 mod traffic_export;
 mod traffic_world;
 mod uncounted;
+mod v2ray;

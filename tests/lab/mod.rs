@@ -35,6 +35,7 @@ pub mod stats;
 pub mod stream;
 pub mod tls;
 pub mod transfer;
+pub mod v2ray;
 pub mod wait;
 pub mod xray;
 

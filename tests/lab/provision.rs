@@ -33,6 +33,8 @@ with open(sys.argv[1]) as config:
 #[derive(Clone, Debug)]
 pub enum XrayProgram {
     Binary(PathBuf),
+    /// A V2Ray 4, which is told its configuration otherwise.
+    V2Ray(PathBuf),
     /// The folder holds the package and the runner.
     Wheel {
         python: PathBuf,
@@ -47,6 +49,11 @@ impl XrayProgram {
             Self::Binary(path) => {
                 let mut command = leashed(path);
                 command.arg("run").arg("-c").arg(config);
+                command
+            }
+            Self::V2Ray(path) => {
+                let mut command = leashed(path);
+                command.arg("-config").arg(config);
                 command
             }
             Self::Wheel { python, folder } => {
@@ -67,20 +74,21 @@ pub fn xray_program() -> Result<XrayProgram> {
     if let Some(found) = FOUND.get() {
         return Ok(found.clone());
     }
-    let program = match binary() {
+    let program = match binary("XRAY_BIN", "xray") {
         Some(path) => XrayProgram::Binary(path),
         None => wheel(&target_dir().join("xray")).context(HOW_TO_GET_IT)?,
     };
     Ok(FOUND.get_or_init(|| program).clone())
 }
 
-fn binary() -> Option<PathBuf> {
-    if let Some(path) = env::var_os("XRAY_BIN").filter(|path| !path.is_empty()) {
+/// The program that this variable names, else the one of this name on PATH.
+pub(super) fn binary(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) {
         return Some(path.into());
     }
     let folders = env::var_os("PATH")?;
     env::split_paths(&folders)
-        .map(|folder| folder.join("xray"))
+        .map(|folder| folder.join(name))
         .find(|path| path.is_file())
 }
 
@@ -89,22 +97,35 @@ pub fn wheel(root: &Path) -> Result<XrayProgram> {
     let (python, abi) = python()?;
     // A wheel fits one Python: the folder's name is the marker of both.
     let folder = root.join(format!("{WHEEL}-{abi}"));
-    if !folder.is_dir() {
-        std::fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
-        let lock = File::create(root.join("install.lock")).context("opening install.lock")?;
-        lock.lock().context("locking install.lock")?;
-        if !folder.is_dir() {
-            install(&python, root, &folder)?;
-        }
-    }
+    install_once(root, &folder, |aside| install(&python, aside))?;
     Ok(XrayProgram::Wheel { python, folder })
 }
 
-fn install(python: &Path, root: &Path, folder: &Path) -> Result<()> {
+/// Makes `folder` below `root` complete: `install` makes it in the folder that it is given, and says
+/// what of that is to become `folder`.
+pub(super) fn install_once(
+    root: &Path,
+    folder: &Path,
+    install: impl FnOnce(&Path) -> Result<PathBuf>,
+) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
+    let lock = File::create(root.join("install.lock")).context("opening install.lock")?;
+    lock.lock().context("locking install.lock")?;
+    if folder.is_dir() {
+        return Ok(());
+    }
     let aside = tempfile::Builder::new()
         .prefix("installing-")
         .tempdir_in(root)?;
-    let fresh = aside.path().join("xray");
+    let fresh = install(aside.path())?;
+    std::fs::rename(&fresh, folder).with_context(|| format!("renaming to {}", folder.display()))
+}
+
+fn install(python: &Path, aside: &Path) -> Result<PathBuf> {
+    let fresh = aside.join("xray");
     let mut pip = Command::new(python);
     pip.args([
         "-m",
@@ -117,7 +138,7 @@ fn install(python: &Path, root: &Path, folder: &Path) -> Result<()> {
         .arg(&fresh);
     run(pip.arg(format!("Xray-core=={WHEEL}")))?;
     std::fs::write(fresh.join("run.py"), RUNNER)?;
-    std::fs::rename(&fresh, folder).with_context(|| format!("renaming to {}", folder.display()))
+    Ok(fresh)
 }
 
 /// The interpreter itself (not a shim in front of it) and the name of its binary interface.
@@ -131,7 +152,7 @@ fn python() -> Result<(PathBuf, String)> {
     Ok((python.into(), abi.to_owned()))
 }
 
-fn run(command: &mut Command) -> Result<String> {
+pub(super) fn run(command: &mut Command) -> Result<String> {
     let last = command.get_args().last().unwrap_or_default();
     let line = format!("{} … {}", command.get_program().display(), last.display());
     let output = command
@@ -148,7 +169,7 @@ fn run(command: &mut Command) -> Result<String> {
 }
 
 /// Cargo's target folder: as told, else the one that this program was built into.
-fn target_dir() -> PathBuf {
+pub(super) fn target_dir() -> PathBuf {
     if let Some(told) = env::var_os("CARGO_TARGET_DIR").filter(|told| !told.is_empty()) {
         return told.into();
     }

@@ -48,20 +48,30 @@ impl Gate {
     }
 }
 
-/// Where the API of this configuration listens.
+/// Where the API of this configuration listens, or its first door.
 pub fn api_gate(config: &Value) -> Option<Gate> {
-    Gate::from_listen(config["api"]["listen"].as_str()?)
+    match config["api"]["listen"].as_str() {
+        Some(listen) => Gate::from_listen(listen),
+        None => inbounds(config).iter().find(is_door).and_then(inbound_gate),
+    }
+}
+
+fn is_door(inbound: &&Value) -> bool {
+    inbound["protocol"] == "dokodemo-door"
+}
+
+fn inbounds(config: &Value) -> &[Value] {
+    config["inbounds"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 /// The API and all TCP inbounds on a loopback or wildcard address.
 pub fn gates(config: &Value) -> Vec<Gate> {
-    let inbounds = config["inbounds"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
     api_gate(config)
         .into_iter()
-        .chain(inbounds.iter().filter_map(inbound_gate))
+        .chain(inbounds(config).iter().filter_map(inbound_gate))
         .collect()
 }
 

@@ -70,7 +70,9 @@ impl ServerConfig {
             let doors: Vec<_> = ports.iter().map(door).collect();
             let tags: Vec<_> = doors.iter().map(|door| door["tag"].clone()).collect();
             list(&mut json["inbounds"]).extend(doors);
-            json["routing"] = json!({"rules": [{"inboundTag": tags, "outboundTag": "api"}]});
+            // The type is for older cores, which know others.
+            let rule = json!({"type": "field", "inboundTag": tags, "outboundTag": "api"});
+            json["routing"] = json!({"rules": [rule]});
         })
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::process::{Process, read_log, tail};
-use super::provision::xray_program;
+use super::provision::{XrayProgram, xray_program};
 use super::ready::{Gate, api_gate, gates};
 use super::wait::eventually;
 
@@ -22,7 +22,11 @@ const START_BOUND: Duration = Duration::from_mins(1);
 /// Lines of its log in the error when it does not start.
 const TAIL_LINES: usize = 20;
 
+/// Finds the program, or installs it. Blocks.
+type Provision = fn() -> Result<XrayProgram>;
+
 pub struct Xray {
+    program: Provision,
     config: Value,
     process: Process,
     folder: TempDir,
@@ -31,10 +35,15 @@ pub struct Xray {
 impl Xray {
     /// Starts it and waits until its API and all its TCP inbounds accept.
     pub async fn start(config: impl Into<Value>) -> Result<Self> {
-        let config = config.into();
+        Self::start_program(xray_program, config.into()).await
+    }
+
+    /// The same of another core that takes Xray's configuration.
+    pub(super) async fn start_program(program: Provision, config: Value) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("lab-xray-").tempdir()?;
-        let process = launch(&folder, &config).await?;
+        let process = launch(program, &folder, &config).await?;
         Ok(Self {
+            program,
             config,
             process,
             folder,
@@ -52,8 +61,9 @@ impl Xray {
                 own.push(gate);
             }
         }
-        let process = launch_on(&folder, &config, &own).await?;
+        let process = launch_on(xray_program, &folder, &config, &own).await?;
         Ok(Self {
+            program: xray_program,
             config,
             process,
             folder,
@@ -84,7 +94,7 @@ impl Xray {
         if let Some(Gate::Path(socket)) = api_gate(&self.config) {
             let _ = std::fs::remove_file(socket);
         }
-        self.process = launch(&self.folder, &self.config).await?;
+        self.process = launch(self.program, &self.folder, &self.config).await?;
         Ok(())
     }
 
@@ -135,12 +145,17 @@ fn log_path(folder: &TempDir) -> PathBuf {
     folder.path().join("xray.log")
 }
 
-async fn launch(folder: &TempDir, config: &Value) -> Result<Process> {
-    launch_on(folder, config, &gates(config)).await
+async fn launch(program: Provision, folder: &TempDir, config: &Value) -> Result<Process> {
+    launch_on(program, folder, config, &gates(config)).await
 }
 
 /// Waits for these gates only.
-async fn launch_on(folder: &TempDir, config: &Value, gates: &[Gate]) -> Result<Process> {
+async fn launch_on(
+    program: Provision,
+    folder: &TempDir,
+    config: &Value,
+    gates: &[Gate],
+) -> Result<Process> {
     for gate in gates {
         if gate.accepts().await {
             bail!("something listens already where an Xray is to start: {gate:?}");
@@ -151,7 +166,7 @@ async fn launch_on(folder: &TempDir, config: &Value, gates: &[Gate]) -> Result<P
     let log_path = log_path(folder);
     let log = File::options().create(true).append(true).open(&log_path)?;
 
-    let program = tokio::task::spawn_blocking(xray_program).await??;
+    let program = tokio::task::spawn_blocking(program).await??;
     let mut command = program.command(&file);
     let mut process = Process::spawn("Xray", command.stdout(log.try_clone()?).stderr(log))?;
 
