@@ -55,11 +55,11 @@ fn inbound_line(inbound: &InboundStatus) -> String {
     ]));
     let mut line = format!("{} ({protocol}): {}", inbound.tag, parts.join(", "));
     if !inbound.read_back {
-        let core = match inbound.core.as_deref() {
-            Some("v2ray") => "V2Ray 4",
-            _ => "this Xray",
+        line += match inbound.core.as_deref() {
+            Some("v2ray") => " (V2Ray 4",
+            _ => " (this Xray",
         };
-        line += &format!(" ({core} cannot list its users: what was applied is taken for live)");
+        line += " cannot list its users: what was applied is taken for live)";
     }
     line += &kicked(&inbound.kick);
     for unknown in &inbound.unknown_sources {

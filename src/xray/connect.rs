@@ -44,7 +44,7 @@ pub(super) async fn connect(
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(NotConnected)?;
-    tally.made.fetch_add(1, Ordering::Relaxed);
+    tally.count_one();
     Ok(TokioIo::new(Connection {
         stream,
         _lost: Lost(tally),
@@ -66,6 +66,11 @@ pub(super) struct Seen {
 }
 
 impl Tally {
+    /// A connection was made.
+    pub(super) fn count_one(&self) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How it stands.
     pub(super) fn seen(&self) -> Seen {
         Seen {

@@ -57,30 +57,18 @@ impl Dialect {
     }
 }
 
-/// What an answer tells of the service that was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// It is there, whatever it thinks of the call.
-    There,
-    /// There is none of that name.
-    Absent,
-    /// Nothing: no core has answered.
-    Nothing,
-}
-
-impl Told {
-    /// By the answer to a call of that service.
-    pub(super) fn by<T>(answer: &Result<T, Status>) -> Self {
-        let Err(status) = answer else {
-            return Self::There;
-        };
-        match status.code() {
-            // Of our own making: a core's words have none.
-            _ if status.source().is_some() => Self::Nothing,
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Self::Nothing,
-            Code::Unimplemented if !status.message().starts_with("unknown method") => Self::Absent,
-            _ => Self::There,
-        }
+/// Whether a core has the service that gave this answer, whatever that thinks of the call. `Err`
+/// where no core has answered.
+pub(super) fn is_there<T>(answer: &Result<T, Status>) -> Result<bool, Status> {
+    let Err(status) = answer else {
+        return Ok(true);
+    };
+    match status.code() {
+        // Of our own making: a core's words have no source.
+        _ if status.source().is_some() => Err(status.clone()),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Err(status.clone()),
+        Code::Unimplemented => Ok(status.message().starts_with("unknown method")),
+        _ => Ok(true),
     }
 }
 
@@ -125,24 +113,24 @@ mod tests {
     fn only_a_service_that_is_unknown_is_absent() {
         let lacking = "unknown method GetSysStats for service xray.app.stats.command.StatsService";
         let table = [
-            (Status::unknown("handler not found: "), Told::There),
-            (Status::unimplemented(lacking), Told::There),
+            (Status::unknown("handler not found: "), Some(true)),
+            (Status::unimplemented(lacking), Some(true)),
             (
                 Status::unimplemented("unknown service xray.app.stats.command.StatsService"),
-                Told::Absent,
+                Some(false),
             ),
-            (Status::unimplemented(""), Told::Absent),
-            (Status::unavailable("Socket closed"), Told::Nothing),
-            (Status::deadline_exceeded(""), Told::Nothing),
+            (Status::unimplemented(""), Some(false)),
+            (Status::unavailable("Socket closed"), None),
+            (Status::deadline_exceeded(""), None),
             (
                 Status::from_error(Box::new(std::io::Error::other("no way there"))),
-                Told::Nothing,
+                None,
             ),
         ];
         for (status, expected) in table {
             let what = status.to_string();
-            assert_eq!(Told::by::<()>(&Err(status)), expected, "{what}");
+            assert_eq!(is_there::<()>(&Err(status)).ok(), expected, "{what}");
         }
-        assert_eq!(Told::by(&Ok(())), Told::There);
+        assert!(is_there(&Ok(())).unwrap());
     }
 }

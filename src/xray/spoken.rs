@@ -15,7 +15,7 @@ use tonic::{Response, Status};
 use tower::{Service, ServiceExt};
 
 use super::connect::{Seen, Tally};
-use super::dialect::{Dialect, Told};
+use super::dialect::{Dialect, is_there};
 use super::proto::xray::app::proxyman::command as handler;
 use super::proto::xray::app::proxyman::command::handler_service_client::HandlerServiceClient;
 use super::proto::xray::app::stats::command as stats;
@@ -82,21 +82,15 @@ impl Spoken {
     }
 
     async fn ask(&self) -> Result<(Known, Answer), Status> {
-        let mut answer = self.ask_stats(Dialect::Xray).await;
-        let on = self.tally.seen();
-        let mut told = Told::by(&answer);
         let mut dialect = Dialect::Xray;
-        if told == Told::Absent {
-            answer = self.ask_stats(Dialect::V2Ray4).await;
-            told = Told::by(&answer);
+        let mut answer = self.ask_stats(dialect).await;
+        let on = self.tally.seen();
+        if !is_there(&answer)? {
             dialect = Dialect::V2Ray4;
-        }
-        if told == Told::Nothing {
-            answer?;
-            return Err(made_anew());
-        }
-        if told == Told::Absent {
-            dialect = self.ask_handlers().await?;
+            answer = self.ask_stats(dialect).await;
+            if !is_there(&answer)? {
+                dialect = self.ask_handlers().await?;
+            }
         }
         if self.tally.seen() != on {
             return Err(made_anew());
@@ -109,11 +103,8 @@ impl Spoken {
         for dialect in Dialect::IN_ORDER {
             let mut client = HandlerServiceClient::new(self.as_if(dialect));
             let nobody = handler::GetInboundUserRequest::default();
-            let answer = client.get_inbound_users_count(nobody).await;
-            match (Told::by(&answer), answer) {
-                (Told::There, _) => return Ok(dialect),
-                (Told::Nothing, Err(status)) => return Err(status),
-                _ => {}
+            if is_there(&client.get_inbound_users_count(nobody).await)? {
+                return Ok(dialect);
             }
         }
         Ok(Dialect::default())
@@ -200,4 +191,39 @@ fn renamed(dialect: Dialect, uri: &http::Uri) -> Result<Option<http::Uri>, BoxEr
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(path)?);
     Ok(Some(http::Uri::from_parts(parts)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    fn answer(grpc_status: &str) -> http::Response<Body> {
+        let answer = http::Response::builder().header("grpc-status", grpc_status);
+        answer.body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn that_a_call_is_not_there_counts_on_the_connection_that_was_asked_only() {
+        let tally = Arc::new(Tally::default());
+        let channel = Endpoint::from_static("http://xray.invalid").connect_lazy();
+        let spoken = Spoken::new(channel, tally.clone());
+        let known = Known {
+            dialect: Dialect::Xray,
+            on: tally.seen(),
+        };
+        assert!(!spoken.is_of_another(known, &answer(UNIMPLEMENTED)));
+        tally.count_one();
+        assert!(spoken.is_of_another(known, &answer(UNIMPLEMENTED)));
+        assert!(!spoken.is_of_another(known, &answer("2")));
+    }
+
+    #[test]
+    fn only_the_path_of_an_address_is_renamed() {
+        let uri = http::Uri::from_static("http://xray.invalid/xray.app.Service/Call");
+        let in_v2ray = renamed(Dialect::V2Ray4, &uri).unwrap().unwrap();
+        assert_eq!(in_v2ray, "http://xray.invalid/v2ray.core.app.Service/Call");
+        assert_eq!(renamed(Dialect::Xray, &uri).unwrap(), None);
+    }
 }

@@ -79,23 +79,18 @@ impl Stage {
 
     /// Waits until that user is served at each inbound.
     async fn served(&self, user: usize) -> Result<()> {
-        let routes = self.routes(user);
-        let all = routes.map(|route| self.client.await_served(route, &self.origin));
+        let all = routes(user).map(|route| self.client.await_served(route, &self.origin));
         join_all(all).await.into_iter().collect()
     }
 
     /// Waits until that user is refused at each inbound.
     async fn refused(&self, user: usize) -> Result<()> {
         eventually("the user is refused everywhere", LONG, async || {
-            let routes = self.routes(user);
-            let asked = routes.map(|route| self.client.is_served(route, &self.origin, REFUSED));
+            let asked =
+                routes(user).map(|route| self.client.is_served(route, &self.origin, REFUSED));
             !join_all(asked).await.contains(&true)
         })
         .await
-    }
-
-    fn routes(&self, user: usize) -> std::ops::Range<usize> {
-        user * INBOUNDS.len()..(user + 1) * INBOUNDS.len()
     }
 
     /// Waits until what was applied at each inbound is kept, and holds so many users.
@@ -112,6 +107,11 @@ impl Stage {
         })
         .await
     }
+}
+
+/// The client's routes of that user, one for each inbound.
+fn routes(user: usize) -> std::ops::Range<usize> {
+    user * INBOUNDS.len()..(user + 1) * INBOUNDS.len()
 }
 
 fn inbound(tag: &str, protocol: &str) -> String {
@@ -277,7 +277,7 @@ async fn bytes_that_a_v2ray_counts_are_reported_to_the_byte() -> Result<()> {
     stage.served(0).await?;
     stage.served(1).await?;
     let before = counted(&stage.v2ray.api_addr()).await?;
-    for route in stage.routes(1) {
+    for route in routes(1) {
         let bytes = 100_000 * u64::try_from(route)?;
         let moved = stage
             .client

@@ -50,14 +50,12 @@ impl Gate {
 
 /// Where the API of this configuration listens, or its first door.
 pub fn api_gate(config: &Value) -> Option<Gate> {
-    match config["api"]["listen"].as_str() {
-        Some(listen) => Gate::from_listen(listen),
-        None => inbounds(config).iter().find(is_door).and_then(inbound_gate),
+    if let Some(listen) = config["api"]["listen"].as_str() {
+        return Gate::from_listen(listen);
     }
-}
-
-fn is_door(inbound: &&Value) -> bool {
-    inbound["protocol"] == "dokodemo-door"
+    let mut inbounds = inbounds(config).iter();
+    let door = inbounds.find(|inbound| inbound["protocol"] == "dokodemo-door");
+    door.and_then(inbound_gate)
 }
 
 fn inbounds(config: &Value) -> &[Value] {
