@@ -125,7 +125,8 @@ impl Record {
         now: Timestamp,
     ) {
         if kicked.online.is_empty() {
-            if let Some(why) = &kicked.why {
+            // What was known beforehand is said.
+            if let (Some(why), None) = (&kicked.why, &self.status.obstacle) {
                 self.said.failure(format!(
                     "cannot see whether removed users are connected: {why}"
                 ));
