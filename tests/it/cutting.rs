@@ -129,6 +129,15 @@ pub fn listen(at: IpAddr) -> (TcpListener, u16) {
     (listener, port)
 }
 
+/// A port that nobody else can have and nobody listens on.
+pub fn held() -> (TcpStream, u16) {
+    let held = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+    bind(&held, &any_port(BOTH)).unwrap();
+    let held = TcpStream::from(held);
+    let port = held.local_addr().unwrap().port();
+    (held, port)
+}
+
 pub fn any_port(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, 0)
 }
@@ -195,12 +204,11 @@ fn a_client_of_this_host_lives_on_whatever_its_own_port() {
     let (distant, _) = listen(v4(2));
     // A server's port at another address, and a port at which nobody listens.
     let (_server, port) = listen(v4(1));
-    let (gone, free) = listen(v4(1));
-    drop(gone);
     let from = |port| SocketAddr::new(v4(5), port);
-    let mut clients = [port, free].map(|port| Connection::open(&distant, from(port), v4(2)));
-    assert_eq!(clients[0].peer().port(), port);
-    assert!(cut_on(&[port, free], &[v4(1), v4(2), v4(5)]).is_empty());
+    let mut clients = [port, 0].map(|port| Connection::open(&distant, from(port), v4(2)));
+    let ports = clients.each_ref().map(|client| client.peer().port());
+    assert_eq!(ports[0], port);
+    assert!(cut_on(&ports, &[v4(1), v4(2), v4(5)]).is_empty());
     clients.iter_mut().for_each(Connection::assert_lives);
 }
 
@@ -257,10 +265,8 @@ fn whether_anybody_listens_is_told_of_both_families() {
     for at in [v4(1), V6, BOTH] {
         let (listener, port) = listen(at);
         assert!(listens_on(&[PortRange::single(port)]).unwrap(), "{at}");
-        drop(listener);
     }
-    let (gone, port) = listen(v4(1));
-    drop(gone);
+    let (_held, port) = held();
     assert!(!listens_on(&[PortRange::single(port)]).unwrap());
     assert!(!listens_on(&[]).unwrap());
 }

@@ -19,7 +19,8 @@ use xray_agent::model::ports::PortRange;
 use xray_agent::sockets::KernelCutter;
 
 use crate::cutting::{
-    Connection, again, any_port, is_started_again, listen, may_cut_here, v4, without_capabilities,
+    Connection, again, any_port, held, is_started_again, listen, may_cut_here, v4,
+    without_capabilities,
 };
 use crate::lab::{Agent, AgentCommand, ServerConfig, Xray, eventually, free_port};
 use crate::support::{LONG, folder};
@@ -118,7 +119,8 @@ async fn another_process_cuts_on_the_allowed_port_and_on_no_other() -> Result<()
     let mut named = Connection::open(&listener, any_port(v4(2)), v4(1));
     let mut unnamed = Connection::open(&listener, any_port(v4(3)), v4(1));
     let mut foreign = Connection::open(&elsewhere, any_port(v4(2)), v4(1));
-    let stage = Stage::on(port)?;
+    let (_held, silent) = held();
+    let stage = Stage::new(&format!("kick_ports = \"{port},{silent}\""))?;
     let mut helper = stage.serving(stage.command()).await?;
     let mode = fs::metadata(stage.socket())?.permissions().mode();
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
@@ -142,8 +144,7 @@ async fn another_process_cuts_on_the_allowed_port_and_on_no_other() -> Result<()
     foreign.assert_lives();
     let known = stage.asked(&json!({"obstacle": {"ports": [[port, port]]}}))?;
     ensure!(known == json!({"obstacle": null}), "{known}");
-    drop((listener, unnamed));
-    let known = stage.asked(&json!({"obstacle": {"ports": [[port, port]]}}))?;
+    let known = stage.asked(&json!({"obstacle": {"ports": [[silent, silent]]}}))?;
     ensure!(
         known.to_string().contains("nothing listens on TCP port"),
         "{known}"
