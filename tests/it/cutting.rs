@@ -263,7 +263,7 @@ fn every_one_of_many_connections_is_cut() {
 #[test]
 fn whether_anybody_listens_is_told_of_both_families() {
     for at in [v4(1), V6, BOTH] {
-        let (listener, port) = listen(at);
+        let (_listener, port) = listen(at);
         assert!(listens_on(&[PortRange::single(port)]).unwrap(), "{at}");
     }
     let (_held, port) = held();
