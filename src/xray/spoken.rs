@@ -4,11 +4,10 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use http::uri::PathAndQuery;
-use tokio::sync::Mutex;
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -32,9 +31,15 @@ type Calling = Pin<Box<dyn Future<Output = Result<http::Response<Body>, BoxError
 #[derive(Clone, Debug)]
 pub(super) struct Spoken {
     channel: Channel,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     tally: Arc<Tally>,
+    last: Mutex<Option<Known>>,
     /// Held while the core is asked, so that it is asked once: whoever waits has a deadline.
-    last: Arc<Mutex<Option<Known>>>,
+    asking: tokio::sync::Mutex<()>,
 }
 
 /// Who answered on a connection.
@@ -49,8 +54,11 @@ impl Spoken {
     pub(super) fn new(channel: Channel, tally: Arc<Tally>) -> Self {
         Self {
             channel,
-            tally,
-            last: Arc::default(),
+            shared: Arc::new(Shared {
+                tally,
+                last: Mutex::default(),
+                asking: tokio::sync::Mutex::default(),
+            }),
         }
     }
 
@@ -61,30 +69,31 @@ impl Spoken {
 
     /// `GetSysStats`: by it the core is asked who it is, so that the two are one call.
     pub(super) async fn sys_stats(&self) -> Answer {
-        match self.known().await? {
-            (_, Some(answer)) => answer,
-            (known, None) => self.ask_stats(known.dialect).await,
+        if let (_, Some(answer)) = self.known().await? {
+            return answer;
         }
+        let mut client = StatsServiceClient::new(self.clone());
+        client.get_sys_stats(stats::SysStatsRequest {}).await
     }
 
     /// Who answers, and the answer by which that was told if it was asked for just now.
     async fn known(&self) -> Result<(Known, Option<Answer>), Status> {
-        let mut last = self.last.lock().await;
-        if let Some(known) = last.filter(|known| known.on == self.tally.seen()) {
+        if let Some(known) = self.shared.known() {
+            return Ok((known, None));
+        }
+        let _asking = self.shared.asking.lock().await;
+        if let Some(known) = self.shared.known() {
             return Ok((known, None));
         }
         let (known, answer) = self.ask().await?;
-        if last.is_none_or(|before| before.dialect != known.dialect) {
-            tracing::debug!(core = known.dialect.name(), "another core answers");
-        }
-        *last = Some(known);
+        self.shared.learn(known);
         Ok((known, Some(answer)))
     }
 
     async fn ask(&self) -> Result<(Known, Answer), Status> {
         let mut dialect = Dialect::Xray;
         let mut answer = self.ask_stats(dialect).await;
-        let on = self.tally.seen();
+        let on = self.shared.tally.seen();
         if !is_there(&answer)? {
             dialect = Dialect::V2Ray4;
             answer = self.ask_stats(dialect).await;
@@ -92,7 +101,7 @@ impl Spoken {
                 dialect = self.ask_handlers().await?;
             }
         }
-        if self.tally.seen() != on {
+        if self.shared.tally.seen() != on {
             return Err(made_anew());
         }
         Ok((Known { dialect, on }, answer))
@@ -125,7 +134,23 @@ impl Spoken {
     /// Whether `answer` says that there is no such call, and may be of another core.
     fn is_of_another(&self, known: Known, answer: &http::Response<Body>) -> bool {
         let status = answer.headers().get("grpc-status");
-        status.is_some_and(|status| status == UNIMPLEMENTED) && self.tally.seen() != known.on
+        status.is_some_and(|status| status == UNIMPLEMENTED) && self.shared.tally.seen() != known.on
+    }
+}
+
+impl Shared {
+    /// Who answered last, while that connection is there.
+    fn known(&self) -> Option<Known> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|known| known.on == self.tally.seen())
+    }
+
+    fn learn(&self, known: Known) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|before| before.dialect != known.dialect) {
+            tracing::debug!(core = known.dialect.name(), "a core was recognised");
+        }
+        *last = Some(known);
     }
 }
 
