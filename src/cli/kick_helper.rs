@@ -7,18 +7,12 @@ use super::USAGE;
 use crate::app;
 use crate::config::{self, Config, Environment, Log, Need, Sources};
 
-/// What stands for the token: as long as the variable is set, no file of a token is opened.
-const NO_TOKEN: (&str, &str) = ("INTERNAL_API_KEY", "not-needed-here");
-
 pub(super) async fn run(file: Option<PathBuf>, socket: Option<&Path>) -> u8 {
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .chain([(NO_TOKEN.0.to_owned(), NO_TOKEN.1.to_owned())]);
     let sources = Sources {
-        environment: Environment::from_pairs(variables),
+        environment: Environment::of_process(),
         file,
     };
-    let config = config::read(&sources, Need::Run);
+    let config = config::read(&sources, Need::Cut);
     if let Err(why) = app::init_logging(&log_of(config.as_ref().ok())) {
         eprintln!("{why}");
         return USAGE;

@@ -40,7 +40,7 @@ pub const DEFAULT_FILE: &str = "/etc/xray-agent/config.toml";
 /// Everything that is configured.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The panel that is polled. `None` only for commands that need none (`Need::Apply`).
+    /// The panel that is polled. `None` only for commands that need none (`Need::Apply`, `Need::Cut`).
     pub panel: Option<Panel>,
     /// What is done with the allowed users.
     pub mode: ApplyMode,

@@ -98,3 +98,13 @@ fn to_apply_one_node_needs_neither_panel_nor_list() {
         (true, vec!["in-f"])
     );
 }
+
+#[test]
+fn to_cut_connections_the_panels_token_is_not_read() {
+    let file = "apply = { mode = 'xray-grpc', kick_ports = '443' }\n\
+                panel.token_file = '/nowhere'\nnode = [{ id = 5, inbounds = ['in-f'] }]\n";
+    let config = read_both(file, &[("INTERNAL_API_KEY", "k")], Need::Cut).unwrap();
+    assert!(config.panel.is_none() && config.kick.ports.is_some());
+    assert_eq!(tags(&config.nodes[0]), ["in-f"]);
+    assert!(read_both("", &[], Need::Cut).is_err(), "no node is named");
+}

@@ -41,7 +41,7 @@ pub(super) fn read(source: &Source, need: Need, mode: ApplyMode, xrays: &[Xray])
     let mut in_map = reader.tag_map();
     let ids = match need {
         Need::Apply { node } => vec![node],
-        Need::Run | Need::Check => reader.ids(&in_file),
+        Need::Run | Need::Check | Need::Cut => reader.ids(&in_file),
     };
     let draft = |id| {
         let inbounds = in_map.remove(&id).or_else(|| in_file.remove(&id).flatten());

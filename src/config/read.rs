@@ -45,6 +45,9 @@ pub enum Need {
     Run,
     /// To be told whether it would run: the same is asked of it as for `Run`.
     Check,
+    /// To cut connections for the agent: the same inbounds as for `Run`. The panel's token is not read,
+    /// and its panel is `None`.
+    Cut,
     /// To bring one node to a given list over gRPC: neither panel nor list of nodes is needed.
     Apply {
         /// The node.
@@ -122,11 +125,12 @@ fn panel(source: &Source, need: Need) -> Option<Panel> {
     let proxy = section.optional("proxy", addresses::proxy).map(Proxy);
     let body_bytes_max = section.value("body_bytes_max", values::integer(1024..=BODY_BYTES_MAX));
     let users_max = section.value("users_max", values::integer(1..=USERS_MAX));
-    let token = match (token::read(source), need) {
-        (Ok(token), Need::Apply { .. }) => token,
+    let needed = || token::read(source).and_then(|token| token.ok_or_else(token::missing));
+    let token = match need {
+        Need::Run | Need::Check => source.note(needed()),
         // Whoever applies by hand may well not be the user that can read the token.
-        (Err(_), Need::Apply { .. }) => None,
-        (token, _) => source.note(token.and_then(|token| token.ok_or_else(token::missing))),
+        Need::Apply { .. } => token::read(source).ok().flatten(),
+        Need::Cut => None,
     };
     Some(Panel {
         url,
