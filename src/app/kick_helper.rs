@@ -25,8 +25,8 @@ use crate::model::ids::InboundTag;
 use crate::model::ports::PortRange;
 use crate::sockets::Direct;
 use crate::sockets::helper::{Allowed, Server};
-use crate::traffic::connections::over_tcp;
 use crate::xray::client::XrayClient;
+use crate::xray::inbound::over_tcp;
 
 /// After so much silence a helper that the service manager started ends: it is started again at the
 /// next word.

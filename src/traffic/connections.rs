@@ -6,19 +6,16 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
-use crate::config::Protocol;
 use crate::model::ids::InboundTag;
 use crate::model::ports::PortRange;
 use crate::sockets;
 use crate::xray::client::XrayClient;
-use crate::xray::inbound::InboundInfo;
+use crate::xray::inbound::over_tcp;
 
 /// The longest that an answer takes: whoever asks has counters to read every few seconds.
 pub const BOUND: Duration = Duration::from_secs(5);
 /// Inbounds are added and moved seldom.
 const PORTS_KEPT: Duration = Duration::from_mins(5);
-/// Transports over UDP, by the name that Xray gives them.
-const OVER_UDP: [&str; 4] = ["hysteria", "kcp", "mkcp", "quic"];
 
 /// The managed inbounds of one Xray.
 #[derive(Debug)]
@@ -99,47 +96,5 @@ impl Connections {
             tcp: tcp.clone(),
         });
         Ok(tcp)
-    }
-}
-
-/// The TCP ports of the inbounds of these tags. Who listens on TCP at the port of one on UDP is
-/// another program, often a web server, whose visitors are not ours.
-pub fn over_tcp(inbounds: &[InboundInfo], tags: &[InboundTag]) -> Vec<PortRange> {
-    let is_managed = |inbound: &&InboundInfo| tags.iter().any(|tag| tag.0 == inbound.tag);
-    let is_tcp = |inbound: &&InboundInfo| {
-        inbound.protocol != Ok(Protocol::Hysteria)
-            && !OVER_UDP.contains(&inbound.transport.network.as_str())
-    };
-    let chosen = inbounds.iter().filter(is_managed).filter(is_tcp);
-    chosen.flat_map(|inbound| inbound.ports.clone()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::xray::inbound::Transport;
-
-    #[test]
-    fn only_managed_inbounds_over_tcp_have_ports() {
-        let inbound = |tag: &str, protocol, network: &str, port| InboundInfo {
-            tag: tag.into(),
-            protocol: Ok(protocol),
-            transport: Transport {
-                network: network.into(),
-                security: String::new(),
-                ..Transport::default()
-            },
-            ports: vec![PortRange::single(port)],
-        };
-        let inbounds = [
-            inbound("raw", Protocol::Vless, "", 1),
-            inbound("ws", Protocol::Trojan, "websocket", 2),
-            inbound("kcp", Protocol::Vmess, "mkcp", 3),
-            inbound("hy", Protocol::Hysteria, "hysteria", 4),
-            inbound("foreign", Protocol::Vless, "", 5),
-        ];
-        let tags = ["raw", "ws", "kcp", "hy", "gone"].map(|tag| InboundTag(tag.into()));
-        assert_eq!(over_tcp(&inbounds, &tags), [1, 2].map(PortRange::single));
-        assert_eq!(over_tcp(&inbounds, &tags[2..]), []);
     }
 }

@@ -10,6 +10,7 @@ use super::proto::xray::common::net::IpOrDomain;
 use super::proto::xray::common::net::ip_or_domain::Address;
 use super::proto::xray::core::InboundHandlerConfig;
 use crate::config::Protocol;
+use crate::model::ids::InboundTag;
 use crate::model::ports::PortRange;
 
 /// One inbound of a running Xray.
@@ -44,6 +45,30 @@ impl Transport {
         matches!(self.network.as_str(), "" | "tcp" | "raw")
             && (self.security.contains(".tls.") || self.security.contains(".reality."))
     }
+}
+
+/// Transports over UDP, by the name that Xray gives them.
+const OVER_UDP: [&str; 4] = ["hysteria", "kcp", "mkcp", "quic"];
+
+impl InboundInfo {
+    /// Whether its users come by UDP.
+    pub fn is_over_udp(&self) -> bool {
+        self.protocol == Ok(Protocol::Hysteria)
+            || OVER_UDP.contains(&self.transport.network.as_str())
+    }
+
+    /// Where it listens on TCP. Who listens on TCP at the port of one on UDP is another program,
+    /// often a web server, whose visitors are not ours.
+    pub fn tcp_ports(&self) -> &[PortRange] {
+        if self.is_over_udp() { &[] } else { &self.ports }
+    }
+}
+
+/// The TCP ports of the inbounds of these tags.
+pub fn over_tcp(inbounds: &[InboundInfo], tags: &[InboundTag]) -> Vec<PortRange> {
+    let is_managed = |inbound: &&InboundInfo| tags.iter().any(|tag| tag.0 == inbound.tag);
+    let managed = inbounds.iter().filter(is_managed);
+    managed.flat_map(InboundInfo::tcp_ports).copied().collect()
 }
 
 /// An inbound whose users cannot be managed, and why.
@@ -224,5 +249,29 @@ mod tests {
         for (settings, protocol) in SETTINGS {
             assert_eq!(protocol_of(settings), Ok(protocol));
         }
+    }
+
+    #[test]
+    fn only_managed_inbounds_over_tcp_have_ports() {
+        let inbound = |tag: &str, protocol, network: &str, port| InboundInfo {
+            tag: tag.into(),
+            protocol: Ok(protocol),
+            transport: Transport {
+                network: network.into(),
+                security: String::new(),
+                ..Transport::default()
+            },
+            ports: vec![PortRange::single(port)],
+        };
+        let inbounds = [
+            inbound("raw", Protocol::Vless, "", 1),
+            inbound("ws", Protocol::Trojan, "websocket", 2),
+            inbound("kcp", Protocol::Vmess, "mkcp", 3),
+            inbound("hy", Protocol::Hysteria, "hysteria", 4),
+            inbound("foreign", Protocol::Vless, "", 5),
+        ];
+        let tags = ["raw", "ws", "kcp", "hy", "gone"].map(|tag| InboundTag(tag.into()));
+        assert_eq!(over_tcp(&inbounds, &tags), [1, 2].map(PortRange::single));
+        assert_eq!(over_tcp(&inbounds, &tags[2..]), []);
     }
 }

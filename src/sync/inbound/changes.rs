@@ -12,14 +12,12 @@ use crate::base::failpoint;
 use crate::base::said::Said;
 use crate::config::Protocol;
 use crate::model::ids::UserId;
-use crate::model::ports::PortRange;
 use crate::sync::apply::{Applied, Executor, Removal};
 use crate::sync::inbound::Pass;
 use crate::sync::kick::{Kicked, Sessions};
 use crate::sync::observe::{Known, ObserveError};
 use crate::sync::plan::Plan;
 use crate::sync::state::{AppliedUsers, StateFolder};
-use crate::xray::inbound::InboundInfo;
 
 impl InboundSync {
     /// Carries the plan out. Whether the live users have to be looked at again at once.
@@ -51,7 +49,7 @@ impl InboundSync {
             read_back: known.read_back,
             progress: &*self.parts.progress,
         };
-        let ports = ports(known.info.as_ref());
+        let ports = self.kicks.kicker().ports(known.info.as_ref());
         let by = self.kicks.kicker();
         let (key, around) = (&self.parts.key, &self.parts.around_removal);
         let cut = |removal: Removal| async move {
@@ -99,7 +97,7 @@ impl InboundSync {
             .filter(|e| is_gone(e))
             .cloned()
             .collect();
-        let ports = ports(known.info.as_ref());
+        let ports = self.kicks.kicker().ports(known.info.as_ref());
         let by = self.kicks.kicker();
         let kicked = by.kick(&emails, Sessions::default(), &ports).await;
         let users: Vec<UserId> = emails
@@ -129,10 +127,14 @@ impl InboundSync {
 
     /// Whoever is added is blocked no more.
     async fn let_through(&self, plan: &Plan) {
+        let blocks = &self.kicks.kicker().blocks;
+        if blocks.len().await == 0 {
+            return;
+        }
         let repaired = plan.repairs.iter().map(|repair| repair.user);
         let coming = plan.additions.iter().copied().chain(repaired);
         let emails: Vec<String> = coming.map(|user| self.emails.write(user)).collect();
-        self.kicks.kicker().blocks.release(&emails).await;
+        blocks.release(&emails).await;
     }
 
     async fn has_to_look_again(
@@ -202,8 +204,4 @@ fn leavers(plan: &Plan) -> Vec<String> {
     removals
         .flat_map(|removal| removal.emails.iter().cloned())
         .collect()
-}
-
-fn ports(info: Option<&InboundInfo>) -> Vec<PortRange> {
-    info.map(|info| info.ports.clone()).unwrap_or_default()
 }

@@ -89,7 +89,8 @@ impl ByHand {
         let emails = self.folder.state()?.emails_of(&self.kernel_id, self.alone);
         let all = self.kicker.client.list_inbounds().await?;
         let info = all.into_iter().find(|info| info.tag == self.key.tag.0);
-        let ports = info.ok_or(KickError::Missing)?.ports;
+        let info = info.ok_or(KickError::Missing)?;
+        let ports = self.kicker.ports(Some(&info));
         let email = [emails.write(user)];
         let kicked = self.kicker.kick(&email, Sessions::default(), &ports).await;
         self.around_removal.after(&self.key.xray, &[user]);

@@ -27,6 +27,7 @@ use crate::model::cut::{Cut, Cutter, Obstacle, Sockets};
 use crate::model::ports::PortRange;
 use crate::xray::client::XrayClient;
 use crate::xray::error::XrayError;
+use crate::xray::inbound::InboundInfo;
 
 /// A removal waits no longer than this for the addresses of those who leave: access goes first, and
 /// their addresses can be read afterwards, too.
@@ -70,6 +71,15 @@ impl Kicked {
 }
 
 impl Kicker {
+    /// The ports on which connections may be cut: none for an Xray elsewhere, whose ports are
+    /// somebody else's here.
+    pub(super) fn ports(&self, info: Option<&InboundInfo>) -> Vec<PortRange> {
+        match info {
+            Some(info) if !self.client.may_be_remote() => info.tcp_ports().to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
     /// From where those users are connected now, before they are removed. Comes back soon, perhaps
     /// without knowing of everybody.
     pub(super) async fn look(&self, emails: &[String]) -> Sessions {
@@ -141,6 +151,9 @@ async fn destroy(
     addresses: BTreeSet<IpAddr>,
     sockets: &mut Sockets,
 ) -> Option<Obstacle> {
+    if ports.is_empty() {
+        return None;
+    }
     let cut = Cut {
         ports: ports.to_vec(),
         addresses,
@@ -163,7 +176,7 @@ fn no_socket(left: &Sessions, sockets: &Sockets) -> String {
     let first = missing.first().map(ToString::to_string);
     format!(
         "{} is connected to no port of the inbound: the users come through a proxy (a CDN, nginx) \
-         or by UDP, or Xray's list is stale (before 26.3.23)",
+         or by UDP, Xray is elsewhere, or its list is stale (before 26.3.23)",
         first.unwrap_or_default()
     )
 }

@@ -1,11 +1,7 @@
 //! What can be known beforehand of cutting an inbound's sessions: from what Xray tells of the inbound,
 //! and from whether it tells who is connected. Pure.
 
-use crate::config::Protocol;
 use crate::xray::inbound::InboundInfo;
-
-/// Transports over UDP.
-const UDP: [&str; 4] = ["kcp", "mkcp", "hysteria", "quic"];
 
 /// Whether Xray tells from where users are connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,10 +24,12 @@ pub(in crate::sync) struct Prospect {
     pub(in crate::sync) info: Option<InboundInfo>,
     /// Whether Xray tells who is connected.
     pub(in crate::sync) lists: Lists,
+    /// Whether Xray may be on another host.
+    pub(in crate::sync) remote: bool,
 }
 
 impl Prospect {
-    /// Why sessions cannot be cut, or may be out of reach, if there is a reason.
+    /// Why sessions cannot be cut, if there is a reason.
     pub(in crate::sync) fn obstacle(&self, level: u32) -> Option<String> {
         match self.lists {
             Lists::Lacking => {
@@ -44,10 +42,27 @@ impl Prospect {
             Lists::NotKept => return Some(not_kept(level)),
             Lists::Unseen | Lists::Kept => {}
         }
+        if self.remote {
+            return Some(
+                "Xray's API is at no loopback address, so that Xray may be on another host; where \
+                 it is this one, name 127.0.0.1 or a unix socket"
+                    .to_owned(),
+            );
+        }
         let Some(info) = &self.info else {
             return Some("this core does not tell its inbounds' ports".to_owned());
         };
         of_inbound(info).map(str::to_owned)
+    }
+
+    /// Why sessions may be out of reach, if there is nothing worse.
+    pub(in crate::sync) fn doubt(&self) -> Option<String> {
+        let listen = self.info.as_ref()?.transport.listen?;
+        listen.is_loopback().then(|| {
+            "it listens on this host only: where users come through a proxy in front of it, their \
+             addresses have no connection here"
+                .to_owned()
+        })
     }
 }
 
@@ -60,7 +75,7 @@ fn not_kept(level: u32) -> String {
 
 fn of_inbound(info: &InboundInfo) -> Option<&'static str> {
     let transport = &info.transport;
-    if info.protocol == Ok(Protocol::Hysteria) || UDP.contains(&transport.network.as_str()) {
+    if info.is_over_udp() {
         return Some("its users come by UDP, which has no connections to cut");
     }
     if info.ports.is_empty() {
@@ -69,18 +84,13 @@ fn of_inbound(info: &InboundInfo) -> Option<&'static str> {
     if transport.proxy_protocol {
         return Some("it takes the PROXY protocol: its connections are a proxy's");
     }
-    if transport.listen.is_some_and(|listen| listen.is_loopback()) {
-        return Some(
-            "it listens on this host only: where users come through a proxy in front of it, their \
-             addresses have no connection here",
-        );
-    }
     None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Protocol;
     use crate::model::ports::PortRange;
     use crate::xray::inbound::Transport;
 
@@ -98,7 +108,13 @@ mod tests {
     }
 
     fn said(info: Option<InboundInfo>, lists: Lists) -> String {
-        Prospect { info, lists }.obstacle(3).unwrap_or_default()
+        let prospect = Prospect {
+            info,
+            lists,
+            remote: false,
+        };
+        let said = prospect.obstacle(3).or_else(|| prospect.doubt());
+        said.unwrap_or_default()
     }
 
     #[test]
@@ -125,6 +141,20 @@ mod tests {
             assert_eq!(said.is_empty(), expected.is_empty(), "{info:?}: {said}");
             assert!(said.contains(expected), "{info:?}: {said}");
         }
+    }
+
+    #[test]
+    fn nothing_is_cut_for_an_xray_elsewhere() {
+        let prospect = Prospect {
+            info: Some(inbound("tcp", "0.0.0.0")),
+            lists: Lists::Kept,
+            remote: true,
+        };
+        assert!(
+            prospect
+                .obstacle(0)
+                .is_some_and(|why| why.contains("another host"))
+        );
     }
 
     #[test]

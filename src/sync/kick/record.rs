@@ -40,11 +40,15 @@ impl Record {
             enabled: kicker.cutter.is_some(),
             ..KickStatus::default()
         };
+        let prospect = Prospect {
+            remote: kicker.client.may_be_remote(),
+            ..Prospect::default()
+        };
         Self {
             kicker,
             key,
             level,
-            prospect: Prospect::default(),
+            prospect,
             looked: None,
             from: 0,
             status,
@@ -85,11 +89,12 @@ impl Record {
             self.prospect.lists = lists;
         }
         let of_inbound = self.prospect.obstacle(self.level);
-        let ports = info.map(|info| info.ports.as_slice()).unwrap_or_default();
+        let ports = self.kicker.ports(info);
         self.status.obstacle = match of_inbound {
             Some(obstacle) => Some(obstacle),
-            None => cutter.obstacle(ports).await.map(|obstacle| obstacle.0),
-        };
+            None => cutter.obstacle(&ports).await.map(|obstacle| obstacle.0),
+        }
+        .or_else(|| self.prospect.doubt());
         let subject = format!("cutting open sessions in {}", self.key);
         self.said.state(&subject, self.status.obstacle.as_deref());
     }
