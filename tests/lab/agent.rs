@@ -67,6 +67,14 @@ impl AgentCommand {
         self
     }
 
+    /// Starts it by another program, which is given these arguments before ours.
+    pub fn through(mut self, program: &str, args: &[&str]) -> Self {
+        let ours = std::mem::replace(&mut self.program, program.into());
+        let before = args.iter().map(OsString::from).chain([ours.into()]);
+        self.args.splice(0..0, before);
+        self
+    }
+
     pub fn current_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self

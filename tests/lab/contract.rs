@@ -2,6 +2,7 @@
 //! no socket and reads no clock.
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -28,6 +29,8 @@ pub struct Node {
     pub list: Option<List>,
     pub answer: Option<Answer>,
     pub requests: usize,
+    /// When the last of them was answered.
+    pub answered: Option<Instant>,
     pub headers: VecDeque<HeaderMap>,
 }
 
@@ -71,6 +74,7 @@ impl State {
     fn allowed_uuids(&mut self, id: u64, headers: &HeaderMap) -> Answer {
         let node = self.nodes.entry(id).or_default();
         node.requests += 1;
+        node.answered = Some(Instant::now());
         node.headers.push_back(headers.clone());
         if node.headers.len() > REMEMBERED {
             node.headers.pop_front();

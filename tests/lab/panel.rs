@@ -7,7 +7,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use hyper::body::Incoming;
@@ -93,6 +93,11 @@ impl Panel {
             .nodes
             .get(&node)
             .map_or(0, |node| node.requests)
+    }
+
+    /// When the last request for that node was answered.
+    pub fn answered(&self, node: u64) -> Option<Instant> {
+        self.state().nodes.get(&node)?.answered
     }
 
     /// The headers of the last requests for that node, oldest first.

@@ -70,7 +70,16 @@ pub struct Stream {
 impl Stream {
     /// On a connection to [`super::Origin::stream_addr`].
     pub fn download(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, pace: Pace) -> Self {
-        Self::start(|seen| async move { receive(io, pace, &seen).await })
+        Self::download_after(0, io, pace)
+    }
+
+    /// The same where so many bytes of a proxy's own come first.
+    pub fn download_after(
+        bytes: usize,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        pace: Pace,
+    ) -> Self {
+        Self::start(|seen| async move { receive(bytes, io, pace, &seen).await })
     }
 
     /// On a connection to [`super::Origin::stream_addr`].
@@ -151,6 +160,7 @@ impl Seen {
 }
 
 async fn receive(
+    first_bytes: usize,
     mut io: impl AsyncRead + AsyncWrite + Unpin,
     pace: Pace,
     seen: &Mutex<Seen>,
@@ -159,6 +169,7 @@ async fn receive(
     let head = [pace.chunk.to_be_bytes(), pause_us.to_be_bytes()].concat();
     io.write_all(&head).await?;
     io.flush().await?;
+    io.read_exact(&mut vec![0; first_bytes]).await?;
     let (mut buffer, mut received) = (vec![0; BUFFER_BYTES], 0);
     loop {
         let read = io.read(&mut buffer).await?;
