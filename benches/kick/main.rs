@@ -18,7 +18,8 @@ mod one_by_one;
 mod stage;
 mod vless;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use xray_agent::sockets::may_cut;
 
 /// Sizes of one run.
 struct Sizes {
@@ -46,6 +47,7 @@ const QUICK: Sizes = Sizes {
 };
 
 fn main() -> Result<()> {
+    may_cut().context("run this as root")?;
     let asked = |what: &str| std::env::args().any(|argument| argument == what);
     // `cargo test` runs a bench to see that it runs.
     let sizes = if asked("--quick") || !asked("--bench") {

@@ -46,6 +46,12 @@ impl Person {
 
     fn route(&self, config: &ServerConfig) -> Route {
         let route = config.route(self.tag, &self.user).sent_from(&self.from);
+        let of_ipv6 = self.from.contains(':');
+        let route = if of_ipv6 {
+            route.reached_at("::1")
+        } else {
+            route
+        };
         if self.mux { route.with_mux() } else { route }
     }
 }

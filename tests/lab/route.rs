@@ -61,6 +61,8 @@ pub struct Route {
     pub mux: bool,
     /// The client's own address, e.g. 127.0.0.2: Xray never counts 127.0.0.1 as online.
     pub from: Option<String>,
+    /// The server's address.
+    pub to: String,
 }
 
 impl Route {
@@ -71,6 +73,7 @@ impl Route {
             uuid: uuid.to_owned(),
             mux: false,
             from: None,
+            to: "127.0.0.1".to_owned(),
         }
     }
 
@@ -81,6 +84,12 @@ impl Route {
 
     pub fn sent_from(mut self, address: &str) -> Self {
         self.from = Some(address.to_owned());
+        self
+    }
+
+    /// By another address of the server than 127.0.0.1.
+    pub fn reached_at(mut self, address: &str) -> Self {
+        self.to = address.to_owned();
         self
     }
 
@@ -136,7 +145,7 @@ impl Route {
             }
             ClientProtocol::Hysteria => json!({
                 "protocol": "hysteria",
-                "settings": {"version": 2, "address": "127.0.0.1", "port": self.server_port},
+                "settings": {"version": 2, "address": self.to, "port": self.server_port},
                 "streamSettings": {"network": "hysteria", "security": "tls", "tlsSettings": tls(),
                     "hysteriaSettings": {"version": 2, "auth": uuid}},
             }),
@@ -151,12 +160,12 @@ impl Route {
     }
 
     fn vnext(&self, protocol: &str, user: Value) -> Value {
-        let next = json!({"address": "127.0.0.1", "port": self.server_port, "users": [user]});
+        let next = json!({"address": self.to, "port": self.server_port, "users": [user]});
         json!({"protocol": protocol, "settings": {"vnext": [next]}})
     }
 
     fn server(&self, protocol: &str, mut server: Value) -> Value {
-        server["address"] = "127.0.0.1".into();
+        server["address"] = self.to.as_str().into();
         server["port"] = self.server_port.into();
         json!({"protocol": protocol, "settings": {"servers": [server]}})
     }
