@@ -89,7 +89,7 @@ impl Route {
 
     /// By another address of the server than 127.0.0.1.
     pub fn reached_at(mut self, address: &str) -> Self {
-        self.to = address.to_owned();
+        address.clone_into(&mut self.to);
         self
     }
 
