@@ -63,9 +63,12 @@ impl Stage {
         let next = self.first..self.first + count;
         let streams = next.map(|user| vless::download(self.port, target, user, pace));
         let streams = try_join_all(streams).await?;
-        for stream in &streams {
-            stream.await_more(2 * pace.chunk).await?;
-        }
+        try_join_all(
+            streams
+                .iter()
+                .map(|stream| stream.await_more(2 * pace.chunk)),
+        )
+        .await?;
         Ok(streams)
     }
 
