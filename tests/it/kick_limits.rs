@@ -1,11 +1,14 @@
 //! Where nobody can be cut it is said, and everything else works; and what a person does by hand.
 
+use std::future::pending;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xray_agent::sockets::may_cut;
 
 use crate::kick_stage::{FLOWING_BYTES, Person, REFUSED, Stage, ensure_silent, may_cut_here};
-use crate::lab::{AgentCommand, ServerConfig, eventually, uuid};
+use crate::lab::{AgentCommand, ServerConfig, Transfer, eventually, uuid};
 use crate::life::run;
 use crate::support::LONG;
 
@@ -116,4 +119,48 @@ async fn nobody_is_cut_by_hand_where_kick_is_off() -> Result<()> {
     let refused = run(&command, &["users", "kick", &stage.people[0].user], 1).await?;
     ensure!(refused.stdout.contains("apply.kick is off"), "{refused:#?}");
     stream.await_more(4 * FLOWING_BYTES).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_only_uploads_is_cut_also_where_xray_does_not_notice_it() -> Result<()> {
+    if !may_cut_here("kick_limits::whoever_only_uploads_is_cut_also_where_xray_does_not_notice_it")?
+    {
+        return Ok(());
+    }
+    // Xray 26.10.10 goes on to wait on such a connection, and to name its peer as connected.
+    let people = vec![
+        Person::new("in", "127.0.0.2"),
+        Person::new("in", "127.0.0.3"),
+    ];
+    let stage = Stage::new(ServerConfig::new().vmess("in"), people).await?;
+    let agent = stage.agent(&stage.command()).await?;
+    let upload = Transfer::at_once(1 << 40, 0).paced(16 << 10, Duration::from_millis(20));
+    let uploading = async {
+        // It breaks, or its client holds what it can send nobody.
+        let _ = stage.client.transfer_at(0, &stage.origin, upload).await;
+        pending::<()>().await;
+    };
+    let shown = async {
+        eventually("bytes that come up", LONG, async || {
+            stage
+                .counted(0)
+                .await
+                .is_ok_and(|(up, _)| up > FLOWING_BYTES)
+        })
+        .await?;
+        stage.allow_all_but(&[0]);
+        stage.await_cut(0, &agent).await?;
+        stage.await_billed(0, &agent).await?;
+        let mut kick = Value::Null;
+        eventually("the cut in the status", LONG, async || {
+            kick = stage.kicks().await.unwrap_or_default().remove(0);
+            kick["users"] == 1 && kick["sockets"] == 1 && kick["not_cut"] == 0
+        })
+        .await
+        .with_context(|| kick.to_string())
+    };
+    tokio::select! {
+        shown = shown => shown,
+        () = uploading => Ok(()),
+    }
 }
