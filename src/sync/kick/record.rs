@@ -112,10 +112,12 @@ impl Record {
             } else {
                 0
             };
+            // In this order: who comes in meanwhile has a list by the time that it is asked for.
+            let has_moved_bytes = client.has_counter(&email).await.ok()?;
             if client.online_addresses(&email).await.ok()?.is_some() {
                 return Some(Lists::Kept);
             }
-            if client.has_counter(&email).await.ok()? {
+            if has_moved_bytes {
                 return Some(Lists::NotKept);
             }
         }
