@@ -6,6 +6,7 @@ mod kick_helper;
 mod logging;
 mod oneshot;
 mod run;
+mod service_manager;
 mod signals;
 mod state_lock;
 pub mod traffic;

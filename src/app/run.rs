@@ -7,8 +7,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tracing::{info, warn};
+use tracing::info;
 
+use super::service_manager;
 use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
 use super::traffic::TrafficError;
@@ -101,6 +102,7 @@ pub async fn run(
     let running = start(config, style, progress, &mut supervisor)?;
     if daemon {
         add_control(config, &running, &mut supervisor)?;
+        service_manager::add(&running.sync, &mut supervisor);
         info!(
             version = env!("CARGO_PKG_VERSION"),
             mode = mode_name(config.mode),
@@ -230,12 +232,12 @@ async fn serve(fail_fast: bool, handle: &Handle, signals: &mut Signals) -> Outco
         tokio::select! {
             () = &mut ready, if !announced => {
                 announced = true;
-                notify(&[sd_notify::NotifyState::Ready]);
+                service_manager::ready();
             }
             problems = handle.failed(), if fail_fast => return Outcome::Failed(problems),
             asked = signals.next() => match asked {
                 Asked::Stop => {
-                    notify(&[sd_notify::NotifyState::Stopping]);
+                    service_manager::stopping();
                     return Outcome::Stopped;
                 }
                 // Not awaited: the outcome is in the log and the status.
@@ -245,13 +247,6 @@ async fn serve(fail_fast: bool, handle: &Handle, signals: &mut Signals) -> Outco
                 }
             },
         }
-    }
-}
-
-/// Tells the service manager, if there is one.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        warn!(%error, "cannot tell the service manager");
     }
 }
 

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::traffic_args::TrafficArgs;
 use super::users::UsersCommand;
+use crate::config::DEFAULT_FILE;
 
 /// Keeps the live users of a running Xray equal to the users a panel allows.
 #[derive(Debug, Parser)]
@@ -74,6 +76,20 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a commented configuration to begin with, and say how to go on.
+    Init {
+        /// Where to; a file that is there is never overwritten.
+        #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE)]
+        output: PathBuf,
+    },
+    /// Print the script by which a shell completes our command lines.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Exit code 0 unless nothing was configured yet: for the unit, which then does not start.
+    #[command(hide = true)]
+    IsConfigured,
     /// Show, or change, how users' e-mails are written in each inbound.
     Email {
         /// The form to change to.

@@ -2,8 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::CommandFactory;
+
 use super::args::{Cli, Command, RunArgs};
-use super::{FAILED, INTERNAL, USAGE, email, kick_helper, print, progress, traffic, users};
+use super::{
+    FAILED, INTERNAL, USAGE, email, init, kick_helper, print, progress, stream, traffic, users,
+};
 use crate::app::{self, Beside, Outcome, RunError, Style};
 use crate::config::{self, Config, Environment, Need, Sources};
 use crate::model::ids::NodeId;
@@ -39,6 +43,9 @@ pub(super) async fn run(cli: Cli) -> u8 {
             .await
         }
         Some(Command::CheckConfig) => check_config(file),
+        Some(Command::Init { output }) => init::write(&output),
+        Some(Command::IsConfigured) => init::is_configured(file),
+        Some(Command::Completions { shell }) => completions(shell),
         Some(Command::Status { json }) => {
             with_config(file, Need::Run, async |config| {
                 status(&config.state_dir, json).await
@@ -176,6 +183,22 @@ async fn dry_run(file: Option<PathBuf>, verbose: bool) -> u8 {
 async fn apply(config: &Config, uuids_file: &Path, force: bool) -> u8 {
     match app::apply(config, uuids_file, force, progress::for_stderr()).await {
         Ok((list, inbounds)) => print::applied(&list, &inbounds),
+        Err(error) => {
+            eprintln!("{error}");
+            FAILED
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> u8 {
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    let mut out = stream::stdout();
+    out.line(String::from_utf8_lossy(&script).trim_end());
+    match out.finish() {
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("{error}");
             FAILED

@@ -12,6 +12,7 @@ mod args;
 mod commands;
 mod email;
 mod export;
+mod init;
 mod kick_helper;
 mod print;
 mod progress;

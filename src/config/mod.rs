@@ -4,6 +4,7 @@
 mod addresses;
 mod clashes;
 mod env;
+mod example;
 mod keys;
 mod nodes;
 mod problems;
@@ -30,6 +31,7 @@ use crate::model::ids::{InboundTag, NodeId};
 use crate::model::ports::PortRange;
 
 pub use env::Environment;
+pub use example::{EXAMPLE, is_untouched};
 pub use keys::reference;
 pub use problems::{Problem, Problems};
 pub use read::{Need, Sources, read};

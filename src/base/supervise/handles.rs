@@ -53,6 +53,12 @@ impl Heartbeat {
         *locked(&self.last) = Instant::now();
     }
 
+    /// Whether the sign of life is late now.
+    fn is_overdue(&self) -> bool {
+        self.limit
+            .is_some_and(|limit| locked(&self.last).elapsed() >= limit)
+    }
+
     /// Completes, with the limit, when no sign of life came in time.
     pub(super) async fn overdue(&self) -> Duration {
         let Some(limit) = self.limit else {
@@ -89,6 +95,8 @@ pub struct TaskBoard(Arc<Mutex<Vec<Entry>>>);
 pub(super) struct Entry {
     pub(super) status: TaskStatus,
     pub(super) abort: Option<AbortHandle>,
+    /// Of its present life, where the task is essential.
+    pub(super) watched: Option<Heartbeat>,
 }
 
 impl TaskBoard {
@@ -98,6 +106,17 @@ impl TaskBoard {
             .iter()
             .map(|entry| entry.status.clone())
             .collect()
+    }
+
+    /// The essential tasks that live and whose sign of life is late. The supervisor gives such a
+    /// task up at once: one that is still here shows that the supervisor itself is stuck.
+    pub fn overdue(&self) -> Vec<String> {
+        let entries = locked(&self.0);
+        let late = |entry: &&Entry| {
+            entry.status.alive && entry.watched.as_ref().is_some_and(Heartbeat::is_overdue)
+        };
+        let late = entries.iter().filter(late);
+        late.map(|entry| entry.status.name.clone()).collect()
     }
 
     pub(super) fn add(&self, name: String) -> usize {
@@ -111,6 +130,7 @@ impl TaskBoard {
         entries.push(Entry {
             status,
             abort: None,
+            watched: None,
         });
         entries.len() - 1
     }

@@ -111,11 +111,13 @@ impl Task {
     }
 
     fn start(&mut self, heartbeat: &Heartbeat) -> Result<Owned, String> {
+        let watched = (self.kind == Kind::Essential).then(|| heartbeat.clone());
         let (shutdown, heartbeat) = (self.shutdown.clone(), heartbeat.clone());
         let work = catch_unwind(AssertUnwindSafe(|| (self.make)(shutdown, heartbeat)))
             .map_err(|panic| panic_message(&*panic))?;
         let handle = spawn(work);
         self.board.update(self.row, |entry| {
+            entry.watched = watched;
             entry.status.alive = true;
             entry.abort = Some(handle.0.abort_handle());
         });

@@ -151,6 +151,22 @@ async fn an_essential_task_that_hangs_ends_the_run() {
     assert_eq!(began.elapsed().as_secs(), 10 * 20 + 30);
 }
 
+/// A supervisor that is polled no more gives nobody up: the board still tells who hangs.
+#[tokio::test(start_paused = true)]
+async fn the_board_names_the_essential_tasks_that_hang_under_a_stuck_supervisor() {
+    let mut supervisor = Supervisor::new();
+    for (name, kind) in [("vital", Kind::Essential), ("leaf", Kind::Leaf)] {
+        supervisor.watched_task(name, kind, seconds(30), |_, _| deadlock());
+    }
+    supervisor.task("unwatched", Kind::Essential, |_, _| deadlock());
+    let board = supervisor.board();
+    let mut run = Box::pin(supervisor.run(pending(), GRACE));
+    assert!(timeout(seconds(29), &mut run).await.is_err());
+    assert!(board.overdue().is_empty());
+    sleep(seconds(1)).await;
+    assert_eq!(board.overdue(), ["vital"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_leaf_that_hangs_is_aborted_and_started_again() {
     let mut supervisor = Supervisor::new();
