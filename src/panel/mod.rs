@@ -71,6 +71,11 @@ impl PanelClient {
         &self.config.url
     }
 
+    /// The longest that asking for users may take.
+    pub fn longest_call(&self) -> Duration {
+        self.config.timeout
+    }
+
     /// Asks who may use `node`. With the `ETag` of the last answer the panel may say that it still
     /// holds.
     pub async fn allowed(&self, node: NodeId, etag: Option<&str>) -> Result<Allowed, PanelError> {

@@ -200,9 +200,15 @@ impl Engine {
             .collect();
         for (parts, link) in self.nodes {
             let name = format!("node {}", parts.id);
-            supervisor.task(name, Kind::Essential, move |shutdown, heartbeat| {
-                node::run(parts.clone(), link.clone(), shutdown, heartbeat)
-            });
+            let hangs_after = HANGS_AFTER + parts.panel.longest_call();
+            supervisor.watched_task(
+                name,
+                Kind::Essential,
+                hangs_after,
+                move |shutdown, heartbeat| {
+                    node::run(parts.clone(), link.clone(), shutdown, heartbeat)
+                },
+            );
         }
         for (parts, link) in self.inbounds {
             let name = format!("inbound {}", parts.key);

@@ -230,6 +230,8 @@ async fn the_help_is_as_it_was_read_last() -> Result<()> {
         &["traffic", "unknown", "--help"],
         &["traffic", "resolve", "--help"],
         &["traffic", "retry", "--help"],
+        &["init", "--help"],
+        &["completions", "--help"],
         &["traffic", "collect", "--help"],
         &["traffic", "export", "--help"],
     ] {
