@@ -72,7 +72,7 @@ async fn the_unit_starts_as_soon_as_anything_was_configured() -> Result<()> {
 #[tokio::test]
 async fn each_shell_is_given_its_completions() -> Result<()> {
     for (shell, words) in [
-        ("bash", "complete -F _xray-agent"),
+        ("bash", "complete -F _xray__agent"),
         ("fish", "complete -c xray-agent"),
         ("zsh", "#compdef xray-agent"),
     ] {
