@@ -4,6 +4,7 @@
 mod cutting;
 mod kick_helper;
 mod logging;
+mod metrics;
 mod oneshot;
 mod run;
 mod service_manager;
@@ -14,6 +15,7 @@ pub mod users;
 
 pub use kick_helper::{KickHelperError, kick_helper};
 pub use logging::init as init_logging;
+pub use metrics::Meter;
 pub use oneshot::{ApplyError, Preview, apply, preview};
 pub use run::{Outcome, RunError, Style, run};
-pub use state_lock::{Beside, ask_the_running_agent, status_of};
+pub use state_lock::{Beside, ask_the_running_agent, metrics_of, status_of};

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::metrics::Meter;
 use super::service_manager;
 use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
@@ -18,6 +19,7 @@ use crate::base::files::FileError;
 use crate::base::supervise::{Ended, Kind, Supervisor, TaskBoard};
 use crate::config::{ApplyMode, Config};
 use crate::control::{Call, Handler, Server};
+use crate::metrics::Format;
 use crate::model::around_removal::{AroundRemoval, Nobody};
 use crate::model::progress::Progress;
 use crate::sync::engine::{BuildError, Context, Engine, Handle};
@@ -260,6 +262,7 @@ fn add_control(
         mode: mode_name(config.mode),
         started: Timestamp::now(),
         board: supervisor.board(),
+        meter: meter(config, running, supervisor.board()),
     });
     let server = Arc::new(Server::bind(&config.state_dir, handler)?);
     supervisor.task("control socket", Kind::Essential, move |mut shutdown, _| {
@@ -274,11 +277,18 @@ fn add_control(
     Ok(())
 }
 
+/// What shows the metrics.
+fn meter(config: &Config, running: &Running, board: TaskBoard) -> Meter {
+    let (sync, traffic) = (running.sync.clone(), running.traffic.clone());
+    Meter::new(config, mode_name(config.mode), sync, traffic, board)
+}
+
 struct Control {
     running: Running,
     mode: &'static str,
     started: Timestamp,
     board: TaskBoard,
+    meter: Meter,
 }
 
 impl Handler for Control {
@@ -289,6 +299,15 @@ impl Handler for Control {
                     json!({ "nodes": self.running.sync.sync(false, force).await })
                 }
                 Call::Status {} => self.status(),
+                Call::Metrics { openmetrics } => {
+                    let format = if openmetrics {
+                        Format::OpenMetrics
+                    } else {
+                        Format::Text
+                    };
+                    let exposition = self.meter.exposition(format).await;
+                    json!({ "content_type": exposition.content_type, "body": exposition.body })
+                }
                 Call::Kick { user } => {
                     json!({ "inbounds": self.running.sync.kick_user(user).await })
                 }

@@ -116,6 +116,15 @@ pub async fn status_of(state_dir: &Path) -> Result<Value, ControlError> {
     control::call(state_dir, Call::Status {}).await
 }
 
+/// Asks the running agent for its metrics, as text.
+pub async fn metrics_of(state_dir: &Path, openmetrics: bool) -> Result<String, ControlError> {
+    let answer = control::call(state_dir, Call::Metrics { openmetrics }).await?;
+    match answer["body"].as_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(ControlError::Answer("without a text".to_owned())),
+    }
+}
+
 fn nodes_of(answer: &Value) -> Result<Vec<NodeStatus>, ControlError> {
     let nodes = answer.get("nodes").cloned().unwrap_or_default();
     serde_json::from_value(nodes).map_err(|e| ControlError::Answer(e.to_string()))

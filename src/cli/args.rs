@@ -90,6 +90,12 @@ pub enum Command {
     /// Exit code 0 unless nothing was configured yet: for the unit, which then does not start.
     #[command(hide = true)]
     IsConfigured,
+    /// Print the running agent's metrics for Prometheus.
+    Metrics {
+        /// As OpenMetrics 1.0 instead of Prometheus' text format.
+        #[arg(long)]
+        openmetrics: bool,
+    },
     /// Show, or change, how users' e-mails are written in each inbound.
     Email {
         /// The form to change to.

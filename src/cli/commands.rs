@@ -52,6 +52,12 @@ pub(super) async fn run(cli: Cli) -> u8 {
             })
             .await
         }
+        Some(Command::Metrics { openmetrics }) => {
+            with_config(file, Need::Run, async |config| {
+                metrics(&config.state_dir, openmetrics).await
+            })
+            .await
+        }
         Some(Command::Email { set, inbound }) => {
             with_config(file, Need::Run, async |config| {
                 email::run(&config, set, inbound)
@@ -219,6 +225,19 @@ fn check_config(file: Option<PathBuf>) -> u8 {
         Err(problems) => {
             eprintln!("{problems}");
             USAGE
+        }
+    }
+}
+
+async fn metrics(state_dir: &Path, openmetrics: bool) -> u8 {
+    match app::metrics_of(state_dir, openmetrics).await {
+        Ok(text) => {
+            print!("{text}");
+            0
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", state_dir.display());
+            FAILED
         }
     }
 }

@@ -65,7 +65,7 @@ impl Key {
 }
 
 /// The groups of keys: name, how the file writes it, what it is about.
-pub(super) const GROUPS: [(&str, &str, &str); 10] = [
+pub(super) const GROUPS: [(&str, &str, &str); 11] = [
     ("panel", "[panel]", "The panel that is polled."),
     (
         "sync",
@@ -77,6 +77,11 @@ pub(super) const GROUPS: [(&str, &str, &str); 10] = [
         "traffic",
         "[traffic]",
         "Traffic of users, in mode `xray-grpc`.",
+    ),
+    (
+        "metrics",
+        "[metrics]",
+        "What is shown to Prometheus; see [metrics](metrics.md).",
     ),
     (
         "output",
@@ -127,7 +132,7 @@ const fn key(
 /// All keys, in the order of the reference.
 // By hand, two lines a key: one a line is too long, and rustfmt would make it seven.
 #[rustfmt::skip]
-pub(super) static KEYS: [Key; 42] = [
+pub(super) static KEYS: [Key; 44] = [
     key("panel.url", "PANEL_BASE_URL", Text, Value("http://localhost:3000"),
         "Address of the panel, `http` or `https`."),
     key("panel.token", "INTERNAL_API_KEY", Text, Told("required"),
@@ -179,6 +184,10 @@ pub(super) static KEYS: [Key; 42] = [
     key("traffic.first_read", "", Text, Value("adopt"),
         "Bytes that a running Xray counted before this ledger was begun. `adopt`: they are shown, \
          not reported. `count`: they are reported."),
+    key("metrics.per_user", "", Boolean, Value("false"),
+        "Show every user's traffic, by the first 8 characters of the UUID: two series for each user."),
+    key("metrics.top", "", Integer, Value("0"),
+        "Show the traffic of so many users, of those who moved most since the start; at most 1000."),
     key("output.dir", "OUTPUT_DIR", Text, Value("./out"),
         "Folder of the files for other programs."),
     key("output.mode", "", Text, Value("0640"),

@@ -58,6 +58,8 @@ pub struct Config {
     pub sync: Sync,
     /// How users' traffic is counted and reported; holds in `ApplyMode::XrayGrpc` only.
     pub traffic: Traffic,
+    /// What is shown to Prometheus of single users.
+    pub metrics: Metrics,
     /// Where the files for other programs go.
     pub output: Output,
     /// Folder of locks, state and the control socket; absolute.
@@ -286,6 +288,15 @@ pub enum FirstRead {
     Adopt,
     /// They are reported like all others.
     Count,
+}
+
+/// Which users' traffic is among the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metrics {
+    /// The traffic of so many users, of those who move most; of none by default.
+    Top(usize),
+    /// Everybody's.
+    PerUser,
 }
 
 /// The files for other programs.

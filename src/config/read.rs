@@ -8,8 +8,8 @@ use super::problems::{Complaint, Found, Place, Problems};
 use super::source::Source;
 use super::toml_file::TomlFile;
 use super::{
-    ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Kick, Log, Output, Panel, Proxy,
-    Sync, Traffic, addresses, nodes, token, unknown, values, xrays,
+    ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Kick, Log, Metrics, Output, Panel,
+    Proxy, Sync, Traffic, addresses, nodes, token, unknown, values, xrays,
 };
 use crate::model::ids::NodeId;
 
@@ -26,6 +26,8 @@ const BODY_BYTES_MAX: usize = 1 << 30;
 const USERS_MAX: usize = 10_000_000;
 /// Most polls that a removal can wait for.
 const POLLS_MAX: u32 = 1000;
+/// Most users whose traffic may be asked for by their rank; for more there is `per_user`.
+const TOP_MAX: usize = 1000;
 /// The folder in `output.dir` that holds the state where nothing else is said.
 const STATE_FOLDER: &str = ".xray-agent";
 
@@ -112,6 +114,7 @@ fn config(source: &Source, need: Need) -> Config {
         kick: kick(source),
         sync: sync(source),
         traffic: traffic(source),
+        metrics: metrics(source),
         state_dir: state_dir(source, &output.dir),
         output,
         log: log(source),
@@ -228,6 +231,16 @@ fn traffic(source: &Source) -> Traffic {
         collect_interval: section.value("collect_interval", collect_interval),
         on_unknown: section.value("on_unknown", values::on_unknown),
         first_read: section.value("first_read", values::first_read),
+    }
+}
+
+fn metrics(source: &Source) -> Metrics {
+    let section = source.section("metrics");
+    let top = section.value("top", values::integer(0..=TOP_MAX));
+    if section.value("per_user", values::boolean) {
+        Metrics::PerUser
+    } else {
+        Metrics::Top(top)
     }
 }
 

@@ -29,6 +29,12 @@ pub enum Call {
     },
     /// How everything stands.
     Status {},
+    /// The metrics, as `content_type` and `body`.
+    Metrics {
+        /// As OpenMetrics; else in Prometheus' text format.
+        #[serde(default)]
+        openmetrics: bool,
+    },
     /// Read every Xray's counters now; answers with how traffic stands after that.
     Collect {},
     /// Carry out what a person decided of a report; answers with the number that it has then.

@@ -8,4 +8,5 @@ pub mod ids;
 pub mod ports;
 pub mod progress;
 pub mod report;
+pub mod tally;
 pub mod user_list;

@@ -9,6 +9,7 @@ mod report;
 #[cfg(test)]
 mod report_tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
@@ -19,6 +20,7 @@ use url::Url;
 use crate::base::clock::Clock;
 use crate::config::Panel;
 use crate::model::ids::NodeId;
+use crate::model::tally::Calls;
 use crate::model::user_list::UserList;
 
 pub use error::{PanelError, Reason};
@@ -32,6 +34,7 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 pub struct PanelClient {
     http: Client,
     config: Panel,
+    calls: Arc<Calls>,
 }
 
 /// What the panel says of a node.
@@ -63,7 +66,11 @@ impl PanelClient {
 
     fn with(http: reqwest::Result<Client>, config: Panel) -> Result<Self, String> {
         let http = http.map_err(|e| error::chain(&e))?;
-        Ok(Self { http, config })
+        Ok(Self {
+            http,
+            config,
+            calls: Arc::default(),
+        })
     }
 
     /// The panel's address.
@@ -74,6 +81,24 @@ impl PanelClient {
     /// The longest that asking for users may take.
     pub fn longest_call(&self) -> Duration {
         self.config.timeout
+    }
+
+    /// Its requests that are over, by HTTP status; 0 for those without an answer.
+    pub fn calls(&self) -> Arc<Calls> {
+        self.calls.clone()
+    }
+
+    /// Counts a request and gives its outcome back.
+    fn counted(
+        &self,
+        call: &'static str,
+        outcome: reqwest::Result<Response>,
+    ) -> reqwest::Result<Response> {
+        let status = outcome
+            .as_ref()
+            .map_or(0, |answer| answer.status().as_u16());
+        self.calls.count(call, status);
+        outcome
     }
 
     /// Asks who may use `node`. With the `ETag` of the last answer the panel may say that it still
@@ -91,9 +116,8 @@ impl PanelClient {
         if let Some(etag) = etag {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        let response = request
-            .send()
-            .await
+        let response = self
+            .counted("allowed-uuids", request.send().await)
             .map_err(|e| fail(Reason::of_transport(&e)))?;
         if response.status() == StatusCode::NOT_MODIFIED && etag.is_some() {
             return Ok(Allowed::Unchanged);

@@ -62,7 +62,7 @@ impl PanelClient {
             .header(IDEMPOTENCY_KEY, report.id.to_string())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Body::wrap(content));
-        let replied = match request.send().await {
+        let replied = match self.counted("report-traffic", request.send().await) {
             Ok(response) => self.reply(report.id, &url, response).await,
             Err(error) => Err(Reason::of_transport(&error)),
         };

@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::error;
 
 use crate::base::clock::Clock;
+use crate::model::tally::{Distribution, Durations};
 
 pub use error::{StoreError, WorkError};
 pub use health::{Health, State};
@@ -129,6 +130,11 @@ impl Store {
         health
     }
 
+    /// How long its committed transactions took, from their begin to the disk.
+    pub fn commits(&self) -> Distribution {
+        self.shared.commits.distribution()
+    }
+
     /// Completes, with the reason, when a sync of the disk failed (or the thread died): the process
     /// has to end, and nothing of this store is used again.
     pub async fn failed(&self) -> String {
@@ -212,6 +218,7 @@ impl Deref for Work<'_> {
 #[derive(Debug, Default)]
 struct Shared {
     health: Mutex<Health>,
+    commits: Durations,
     failed: watch::Sender<Option<String>>,
 }
 

@@ -96,6 +96,7 @@ impl Writer {
             warn!(store = self.spec.what, "the witness cannot be written: {e}");
         }
         let took = self.spec.clock.monotonic().saturating_sub(begun);
+        self.shared.commits.count(took);
         self.shared.health(|health| {
             if health.state != State::Ok {
                 info!(store = self.spec.what, "writes succeed again");

@@ -32,6 +32,7 @@ use crate::model::desired::{DesiredSource, InboundKey};
 use crate::model::email::Emails;
 use crate::model::ids::{NodeId, UserId};
 use crate::model::progress::Progress;
+use crate::model::tally::{Calls, Passes};
 use crate::panel::PanelClient;
 use crate::xray::client::XrayClient;
 
@@ -86,8 +87,19 @@ pub struct Handle {
     nodes: Vec<(NodeId, NodeLink)>,
     pushed: Arc<Pushed>,
     by_hand: Arc<[ByHand]>,
+    tallies: Arc<Tallies>,
     /// Held as long as anybody has a handle.
     _locks: Arc<Vec<Lock>>,
+}
+
+/// What was counted since the start.
+pub struct Tallies {
+    /// Polls of the panel, by HTTP status.
+    pub panel: Arc<Calls>,
+    /// Calls to every Xray, by gRPC status.
+    pub xrays: Vec<(String, Arc<Calls>)>,
+    /// Passes over every inbound.
+    pub passes: Vec<(InboundKey, Arc<Passes>)>,
 }
 
 impl Engine {
@@ -186,8 +198,28 @@ impl Engine {
         link
     }
 
+    fn tallies(&self) -> Tallies {
+        let inbounds = self.inbounds.iter().map(|(parts, _)| parts);
+        let mut xrays: Vec<_> = inbounds
+            .clone()
+            .map(|parts| &parts.observer.client)
+            .map(|client| (client.name().to_owned(), client.calls()))
+            .collect();
+        xrays.sort_by(|(a, _), (b, _)| a.cmp(b));
+        xrays.dedup_by(|(a, _), (b, _)| a == b);
+        let panel = self.nodes.first().map(|(parts, _)| parts.panel.calls());
+        Tallies {
+            panel: panel.unwrap_or_default(),
+            xrays,
+            passes: inbounds
+                .map(|parts| (parts.key.clone(), parts.passes.clone()))
+                .collect(),
+        }
+    }
+
     /// Hands every loop to the supervisor.
     pub fn start(self, supervisor: &mut Supervisor) -> Handle {
+        let tallies = Arc::new(self.tallies());
         let by_hand = self
             .inbounds
             .iter()
@@ -227,6 +259,7 @@ impl Engine {
             nodes,
             pushed: self.pushed,
             by_hand,
+            tallies,
             _locks: Arc::new(self.locks),
         }
     }
@@ -249,6 +282,11 @@ impl Handle {
     /// Cuts a user off in every inbound, whether he is still allowed or not.
     pub async fn kick_user(&self, user: UserId) -> Vec<KickOutcome> {
         kick_user(&self.by_hand, user).await
+    }
+
+    /// What was counted since the start.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
     }
 
     /// How every node stands.
@@ -332,6 +370,7 @@ pub fn inbound_parts(
             interval: config.sync.interval,
             alone: is_alone(config, inbound),
             progress: context.progress.clone(),
+            passes: Arc::default(),
             around_removal: context.around_removal.clone(),
             kicker: Kicker {
                 client: core.client.clone(),

@@ -99,7 +99,10 @@ impl Hook {
                 self.status.last_success = Some(self.now());
                 self.status.error = None;
             }
-            Err(failure) => self.status.error = Some(failure.to_string()),
+            Err(failure) => {
+                self.status.failures += 1;
+                self.status.error = Some(failure.to_string());
+            }
         }
         let subject = format!("hook of node {}", self.parts.node);
         self.said.state(&subject, self.status.error.as_deref());

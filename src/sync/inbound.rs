@@ -5,6 +5,7 @@
 mod changes;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -27,6 +28,7 @@ use crate::model::desired::{Desired, DesiredSource, InboundKey};
 use crate::model::email::Emails;
 use crate::model::ids::UserId;
 use crate::model::progress::Progress;
+use crate::model::tally::Passes;
 use crate::model::user_list::Users;
 use crate::xray::dialect::Dialect;
 
@@ -69,6 +71,8 @@ pub struct Parts {
     pub(super) kicker: Kicker,
     /// Who was served when the agent last ran, as far as the sources know.
     pub served: Users,
+    /// Where its passes are counted.
+    pub passes: Arc<Passes>,
 }
 
 /// One managed inbound with what is known of it.
@@ -111,7 +115,8 @@ impl InboundSync {
         };
         let served_before = Users::clone(&parts.served);
         let level = parts.observer.inbound.level;
-        let kicks = Record::new(parts.kicker.clone(), parts.key.clone(), level);
+        let (kicker, passes) = (parts.kicker.clone(), parts.passes.clone());
+        let kicks = Record::new(kicker, parts.key.clone(), level, passes);
         Ok(Self {
             parts,
             state,
@@ -154,7 +159,7 @@ impl InboundSync {
         if !pass.is_second_look {
             (self.status.added, self.status.removed) = (0, 0);
         }
-        let before = self.status.added + self.status.removed;
+        let (added, removed) = (self.status.added, self.status.removed);
         match self.rounds(pass).await {
             Ok(()) => {
                 self.away = false;
@@ -169,8 +174,11 @@ impl InboundSync {
                 self.status.error = Some(error.to_string());
             }
         }
-        let changed = self.status.added + self.status.removed > before;
-        self.tell(changed, begun.elapsed());
+        self.status.away = self.away;
+        let (added, removed) = (self.status.added - added, self.status.removed - removed);
+        let took = begun.elapsed();
+        self.count(added, removed, took);
+        self.tell(added + removed > 0, took);
         &self.status
     }
 
@@ -394,6 +402,19 @@ impl InboundSync {
             self.said
                 .failure(format!("{error}; held removals start anew after a restart"));
         }
+    }
+
+    fn count(&self, added: usize, removed: usize, took: Duration) {
+        let passes = &self.parts.passes;
+        let result = match &self.status {
+            status if status.error.is_some() => &passes.failed,
+            status if status.held > 0 => &passes.held,
+            _ => &passes.done,
+        };
+        result.fetch_add(1, Ordering::Relaxed);
+        passes.added.fetch_add(added as u64, Ordering::Relaxed);
+        passes.removed.fetch_add(removed as u64, Ordering::Relaxed);
+        passes.took.count(took);
     }
 
     /// One INFO line for a pass that changed something; what is wrong once, when it begins.

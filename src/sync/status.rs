@@ -46,6 +46,9 @@ pub struct InboundStatus {
     pub last_success: Option<Timestamp>,
     /// Why the last pass did not.
     pub error: Option<String>,
+    /// Whether Xray did not answer it.
+    #[serde(default)]
+    pub away: bool,
     /// Sources that cannot be read, and why; while there is one, nobody is removed.
     pub unknown_sources: Vec<String>,
 }
@@ -89,6 +92,9 @@ pub struct LastKick {
 pub struct HookStatus {
     /// Runs since the start.
     pub runs: u64,
+    /// How many of them failed.
+    #[serde(default)]
+    pub failures: u64,
     /// When it last succeeded.
     pub last_success: Option<Timestamp>,
     /// Why the last run did not.

@@ -19,6 +19,7 @@ use crate::base::clock::Clock;
 use crate::base::said::Said;
 use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::model::ids::{InboundTag, UserId};
+use crate::model::tally::Calls;
 use crate::store::StoreError;
 use crate::xray::boot::Boot;
 use crate::xray::client::XrayClient;
@@ -68,6 +69,7 @@ pub(super) struct CollectorParts {
 pub(super) struct CollectorLink {
     pub(super) orders: Orders<Option<String>>,
     pub(super) leavers: Leavers,
+    pub(super) calls: Arc<Calls>,
     pub(super) status: Arc<watch::Sender<XrayTraffic>>,
     /// Reports are there that should go at once.
     pub(super) reports: Arc<watch::Sender<u64>>,

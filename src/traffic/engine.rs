@@ -25,7 +25,8 @@ use crate::model::desired::InboundKey;
 use crate::model::email::Emails;
 use crate::model::ids::UserId;
 use crate::model::report::{Decision, ReportId};
-use crate::store::StoreError;
+use crate::model::tally::{Calls, Distribution};
+use crate::store::{Health, StoreError};
 use crate::xray::client::XrayClient;
 
 /// A loop that was silent for this much longer than its calls can take hangs.
@@ -63,6 +64,7 @@ pub struct Engine {
 pub struct Handle {
     collectors: Arc<BTreeMap<String, CollectorLink>>,
     reporters: Arc<[ReporterLink]>,
+    requests: Arc<[Arc<Calls>]>,
     ledger: Ledger,
 }
 
@@ -102,6 +104,7 @@ impl Engine {
         let handle = Handle {
             collectors: Arc::new(by_name.collect()),
             reporters: reporters.iter().map(|parts| parts.link.clone()).collect(),
+            requests: reporters.iter().map(|parts| parts.sink.calls()).collect(),
             ledger,
         };
         Ok(Self {
@@ -157,9 +160,11 @@ fn collector(
     }
     let inbounds = config.nodes.iter().flat_map(|node| &node.inbounds);
     let levels = inbounds.filter(|i| i.xray == xray.name).map(|i| i.level);
+    // A connection of its own: an answer of megabytes must not hold up a removal.
+    let client = XrayClient::new(xray.clone());
+    let calls = client.calls();
     Some(CollectorParts {
-        // A connection of its own: an answer of megabytes must not hold up a removal.
-        client: XrayClient::new(xray.clone()),
+        client,
         tags,
         forms: Arc::new(forms),
         levels: levels.collect(),
@@ -172,6 +177,7 @@ fn collector(
         link: CollectorLink {
             orders: Orders::default(),
             leavers: Leavers::default(),
+            calls,
             status: Arc::new(watch::Sender::new(XrayTraffic {
                 xray: xray.name.clone(),
                 ..XrayTraffic::default()
@@ -226,6 +232,22 @@ impl Handle {
                 .collect(),
             ledger_error: self.ledger.trouble(),
         }
+    }
+
+    /// Calls to every Xray for its counters, by gRPC status.
+    pub fn calls(&self) -> impl Iterator<Item = (&str, Arc<Calls>)> {
+        let collectors = self.collectors.iter();
+        collectors.map(|(xray, link)| (xray.as_str(), link.calls.clone()))
+    }
+
+    /// Reports sent to every sink, by HTTP status.
+    pub fn requests(&self) -> &[Arc<Calls>] {
+        &self.requests
+    }
+
+    /// The ledger's store: how it is, and how long its commits took.
+    pub fn store(&self) -> (Health, Distribution) {
+        (self.ledger.health(), self.ledger.commits())
     }
 
     /// Sums of the whole ledger.

@@ -22,6 +22,7 @@ pub use rows::State;
 
 use crate::base::clock::Clock;
 use crate::model::report::{Decision, Report, ReportId};
+use crate::model::tally::Distribution;
 use crate::store::{self, Health, Spec, Store, StoreError, Work, WorkError};
 use collect::Cache;
 
@@ -230,6 +231,11 @@ impl Ledger {
     /// How the store is.
     pub fn health(&self) -> Health {
         self.store.health()
+    }
+
+    /// How long its commits took.
+    pub fn commits(&self) -> Distribution {
+        self.store.commits()
     }
 
     /// Why it cannot be used, if it cannot.

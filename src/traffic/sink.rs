@@ -1,9 +1,12 @@
 //! Where bytes go. Each sink has its own reports and states in the ledger; what one takes or refuses is
 //! nothing to another.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 use crate::model::report::{Answer, Report};
+use crate::model::tally::Calls;
 use crate::panel::PanelClient;
 
 /// The panel's `report-traffic`, as the ledger names it.
@@ -17,6 +20,11 @@ pub trait Sink: Send + Sync {
     /// Where it is: what it has shown of itself holds for that address only.
     fn address(&self) -> String;
 
+    /// Its requests that are over, by status.
+    fn calls(&self) -> Arc<Calls> {
+        Arc::default()
+    }
+
     /// Sends one report, once.
     fn send<'a>(&'a self, report: &'a Report) -> BoxFuture<'a, Answer>;
 }
@@ -28,6 +36,10 @@ impl Sink for PanelClient {
 
     fn address(&self) -> String {
         self.base_url().to_string()
+    }
+
+    fn calls(&self) -> Arc<Calls> {
+        Self::calls(self)
     }
 
     fn send<'a>(&'a self, report: &'a Report) -> BoxFuture<'a, Answer> {

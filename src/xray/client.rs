@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
 
@@ -28,6 +30,7 @@ use super::proto::xray::common::serial::TypedMessage;
 use super::spoken::Spoken;
 use crate::config::{Xray, XrayAddress};
 use crate::model::ids::InboundTag;
+use crate::model::tally::Calls;
 
 pub use super::proto::xray::app::stats::command::SysStatsResponse as SysStats;
 
@@ -54,6 +57,7 @@ pub struct XrayClient {
 struct Shared {
     config: Xray,
     lost: watch::Receiver<u64>,
+    calls: Arc<Calls>,
 }
 
 /// Users of an inbound as Xray sent them, decoded one at a time.
@@ -105,7 +109,11 @@ impl XrayClient {
                 .max_decoding_message_size(ANSWER_BYTES_MAX),
             routing: RoutingServiceClient::new(spoken.clone()),
             spoken,
-            shared: Arc::new(Shared { config, lost }),
+            shared: Arc::new(Shared {
+                config,
+                lost,
+                calls: Arc::default(),
+            }),
         }
     }
 
@@ -142,15 +150,21 @@ impl XrayClient {
         self.shared.lost.clone()
     }
 
+    /// Its calls that are over, by method and gRPC status.
+    pub fn calls(&self) -> Arc<Calls> {
+        self.shared.calls.clone()
+    }
+
     /// What kind of core answers; asks it at most once for each connection.
     pub async fn dialect(&self) -> Result<Dialect, XrayError> {
-        let asked = async { self.spoken.dialect().await.map(Response::new) };
-        self.within(1, asked).await
+        let limit = self.shared.config.rpc_timeout;
+        // Counted by nobody: nearly always the answer is known.
+        outcome(limit, timeout(limit, self.spoken.dialect()).await)
     }
 
     /// Uptime and memory counters, from which a boot is told (GetSysStats).
     pub async fn sys_stats(&self) -> Result<SysStats, XrayError> {
-        self.within(1, self.spoken.sys_stats()).await
+        self.within("GetSysStats", 1, self.spoken.sys_stats()).await
     }
 
     /// The traffic counters of all users in one message, none of them reset (QueryStats).
@@ -161,7 +175,7 @@ impl XrayClient {
             reset: false,
         };
         let answer = self
-            .within(BULK_FACTOR, client.query_stats(request))
+            .within("QueryStats", BULK_FACTOR, client.query_stats(request))
             .await?;
         Ok(UserCounters(answer.stat))
     }
@@ -173,7 +187,7 @@ impl XrayClient {
             is_only_tags: false,
         };
         let answer = self
-            .within(BULK_FACTOR, client.list_inbounds(request))
+            .within("ListInbounds", BULK_FACTOR, client.list_inbounds(request))
             .await?;
         Ok(answer.inbounds.into_iter().map(InboundInfo::from).collect())
     }
@@ -183,6 +197,7 @@ impl XrayClient {
         let mut client = self.handler.clone();
         let answer = self
             .within(
+                "GetInboundUsers",
                 BULK_FACTOR,
                 client.get_inbound_users(about(tag, String::new())),
             )
@@ -194,7 +209,9 @@ impl XrayClient {
     pub async fn user(&self, tag: &InboundTag, email: &str) -> Result<Option<User>, XrayError> {
         let mut client = self.handler.clone();
         let request = about(tag, email.to_owned());
-        let answer = self.within(1, client.get_inbound_users(request)).await?;
+        let answer = self
+            .within("GetInboundUsers", 1, client.get_inbound_users(request))
+            .await?;
         // An unknown user is answered with one empty entry.
         let found = RawUsers(answer.users)
             .iter()
@@ -207,7 +224,11 @@ impl XrayClient {
         let mut client = self.handler.clone();
         let request = about(tag, String::new());
         Ok(self
-            .within(BULK_FACTOR, client.get_inbound_users_count(request))
+            .within(
+                "GetInboundUsersCount",
+                BULK_FACTOR,
+                client.get_inbound_users_count(request),
+            )
             .await?
             .count)
     }
@@ -248,7 +269,9 @@ impl XrayClient {
             tag: tag.0.clone(),
             operation: Some(operation),
         };
-        let answer = self.within(1, client.alter_inbound(request)).await;
+        let answer = self
+            .within("AlterInbound", 1, client.alter_inbound(request))
+            .await;
         match answer {
             // Another core has come in between, which knows nothing under that name.
             Err(XrayError::TypeUnknown(text)) if self.dialect().await? != dialect => {
@@ -258,21 +281,34 @@ impl XrayClient {
         }
     }
 
-    /// The answer, given so many times the deadline of a single call.
+    /// The answer, given so many times the deadline of a single call. Every call goes through here
+    /// and is counted under its method.
     pub(super) async fn within<T>(
         &self,
+        method: &'static str,
         factor: u32,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, XrayError> {
         let limit: Duration = self.shared.config.rpc_timeout * factor;
-        match tokio::time::timeout(limit, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) if status.code() == Code::DeadlineExceeded => {
-                Err(XrayError::Timeout(limit))
-            }
-            Ok(Err(status)) => Err(status.into()),
-            Err(_) => Err(XrayError::Timeout(limit)),
+        let answer = timeout(limit, call).await;
+        let code = match &answer {
+            Ok(answer) => answer.as_ref().err().map_or(Code::Ok, Status::code),
+            Err(_) => Code::DeadlineExceeded,
+        };
+        self.shared.calls.count(method, code as u16);
+        outcome(limit, answer).map(Response::into_inner)
+    }
+}
+
+/// What an answer, or none within the limit, comes to.
+fn outcome<T>(limit: Duration, answer: Result<Result<T, Status>, Elapsed>) -> Result<T, XrayError> {
+    match answer {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(status)) if status.code() == Code::DeadlineExceeded => {
+            Err(XrayError::Timeout(limit))
         }
+        Ok(Err(status)) => Err(status.into()),
+        Err(_) => Err(XrayError::Timeout(limit)),
     }
 }
 

@@ -21,7 +21,11 @@ impl XrayClient {
             reset: false,
         };
         match self
-            .within(1, client.get_stats_online_ip_list(request))
+            .within(
+                "GetStatsOnlineIpList",
+                1,
+                client.get_stats_online_ip_list(request),
+            )
             .await
         {
             Ok(answer) => Ok(Some(
@@ -37,7 +41,11 @@ impl XrayClient {
         let mut client = self.stats.clone();
         let request = stats::GetAllOnlineUsersRequest {};
         let answer = self
-            .within(BULK_FACTOR, client.get_all_online_users(request))
+            .within(
+                "GetAllOnlineUsers",
+                BULK_FACTOR,
+                client.get_all_online_users(request),
+            )
             .await?;
         let email = |name: &String| {
             let email = name.strip_prefix("user>>>")?.strip_suffix(">>>online")?;
@@ -53,7 +61,7 @@ impl XrayClient {
             name: format!("user>>>{email}>>>traffic>>>downlink"),
             reset: false,
         };
-        match self.within(1, client.get_stats(request)).await {
+        match self.within("GetStats", 1, client.get_stats(request)).await {
             Ok(_) => Ok(true),
             Err(XrayError::UserNotFound) => Ok(false),
             Err(error) => Err(error),

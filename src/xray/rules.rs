@@ -31,7 +31,9 @@ impl XrayClient {
             should_append: true,
         };
         let mut client = self.routing.clone();
-        self.within(1, client.add_rule(request)).await.map(drop)
+        self.within("AddRule", 1, client.add_rule(request))
+            .await
+            .map(drop)
     }
 
     /// Removes the rule of that name, if there is one.
@@ -40,6 +42,8 @@ impl XrayClient {
         let request = command::RemoveRuleRequest {
             rule_tag: rule.to_owned(),
         };
-        self.within(1, client.remove_rule(request)).await.map(drop)
+        self.within("RemoveRule", 1, client.remove_rule(request))
+            .await
+            .map(drop)
     }
 }

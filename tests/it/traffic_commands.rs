@@ -368,7 +368,9 @@ impl Handler for Agent {
                     json!({ "error": "there is no such report" })
                 }
                 Call::Decide { id, .. } => json!({ "id": id }),
-                Call::Sync { .. } | Call::Kick { .. } => json!({ "error": "nobody asked for it" }),
+                Call::Sync { .. } | Call::Kick { .. } | Call::Metrics { .. } => {
+                    json!({ "error": "nobody asked for it" })
+                }
             }
         })
     }

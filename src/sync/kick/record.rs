@@ -1,6 +1,7 @@
 //! What an inbound's cutting comes to: what is known beforehand of whether it works, what was cut and
 //! what was not, each told once in the log and kept for the status.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use super::prospect::{Lists, Prospect};
 use super::{Kicked, Kicker};
 use crate::base::said::Said;
 use crate::model::desired::InboundKey;
+use crate::model::tally::Passes;
 use crate::sync::status::{KickStatus, LastKick};
 use crate::xray::error::XrayError;
 use crate::xray::inbound::InboundInfo;
@@ -31,11 +33,17 @@ pub(in crate::sync) struct Record {
     /// Where in the list of users the next sample begins.
     from: usize,
     status: KickStatus,
+    passes: Arc<Passes>,
     said: Said,
 }
 
 impl Record {
-    pub(in crate::sync) fn new(kicker: Kicker, key: InboundKey, level: u32) -> Self {
+    pub(in crate::sync) fn new(
+        kicker: Kicker,
+        key: InboundKey,
+        level: u32,
+        passes: Arc<Passes>,
+    ) -> Self {
         let status = KickStatus {
             enabled: kicker.cutter.is_some(),
             ..KickStatus::default()
@@ -52,6 +60,7 @@ impl Record {
             looked: None,
             from: 0,
             status,
+            passes,
             said: Said::default(),
         }
     }
@@ -145,6 +154,9 @@ impl Record {
         self.status.sockets += kicked.sockets as u64;
         self.status.not_cut += not_cut as u64;
         let took = answered.and_then(|at| u64::try_from(now.duration_since(at).as_millis()).ok());
+        if let Some(ms) = took {
+            self.passes.cut_after.count(Duration::from_millis(ms));
+        }
         self.status.last = Some(LastKick {
             at: now,
             users: cut,

@@ -214,6 +214,33 @@ fn add_unsettled(connection: &Connection, totals: &mut NodeTotals) -> Done<()> {
     Ok(())
 }
 
+/// Bytes by node and user since `since`'s day, and those that are older and not settled. Where two
+/// sinks are told of one byte it is one.
+pub fn by_user(
+    connection: &Connection,
+    since: Timestamp,
+) -> Result<Vec<(NodeId, UserId, Bytes)>, WorkError> {
+    rows::all(
+        connection,
+        "SELECT node, user, max(up) AS up, max(down) AS down FROM (
+             SELECT sink, node, user, sum(up) AS up, sum(down) AS down FROM (
+                 SELECT sink, node, user, up, down FROM open
+                 UNION ALL SELECT sink, node, user, up, down FROM report
+                 UNION ALL SELECT sink, node, user, up, down FROM settled WHERE day >= ?1)
+             GROUP BY sink, node, user)
+         GROUP BY node, user",
+        &[&since.as_millisecond().div_euclid(DAY_MS)],
+        |row| {
+            let user = rows::user_of(row.get("user")?);
+            Ok((
+                node_of(row.get("node")?),
+                user,
+                bytes_of(row, "up", "down")?,
+            ))
+        },
+    )
+}
+
 /// Every report in `state`, the oldest first, given one at a time.
 pub fn each_report(
     connection: &Connection,
