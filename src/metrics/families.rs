@@ -171,7 +171,7 @@ families! {
         "Bytes of foreign users since the Xray started; billed to nobody."
     ADOPTED: Gauge "traffic_adopted_bytes" XRAY
         "Bytes that this run of the Xray had counted before the ledger knew it; billed to nobody."
-    RESETS: Counter "traffic_counter_resets" XRAY
+    RESETS: Counter "traffic_resets" XRAY
         "How often somebody else had reset one of the Xray's counters."
     TRAFFIC: Counter "traffic_bytes" BYTES
         "Bytes that were counted for the node, since the ledger began."

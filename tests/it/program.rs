@@ -223,6 +223,7 @@ async fn the_help_is_as_it_was_read_last() -> Result<()> {
         &["apply", "--help"],
         &["check-config", "--help"],
         &["status", "--help"],
+        &["metrics", "--help"],
         &["email", "--help"],
         &["traffic", "--help"],
         &["traffic", "pending", "--help"],
