@@ -89,6 +89,7 @@ pub(super) const GROUPS: [(&str, &str, &str); 11] = [
         "The files for other programs: `node-<id>/allowed-uuids.txt` and more.",
     ),
     ("state", "[state]", "What the agent keeps for itself."),
+    ("http", "[http]", "The agent's HTTP server."),
     ("log", "[log]", "The log, on standard error."),
     (
         "xray",
@@ -132,7 +133,7 @@ const fn key(
 /// All keys, in the order of the reference.
 // By hand, two lines a key: one a line is too long, and rustfmt would make it seven.
 #[rustfmt::skip]
-pub(super) static KEYS: [Key; 44] = [
+pub(super) static KEYS: [Key; 50] = [
     key("panel.url", "PANEL_BASE_URL", Text, Value("http://localhost:3000"),
         "Address of the panel, `http` or `https`."),
     key("panel.token", "INTERNAL_API_KEY", Text, Told("required"),
@@ -195,6 +196,18 @@ pub(super) static KEYS: [Key; 44] = [
     key("state.dir", "STATE_DIR", Text,
         Told("`$STATE_DIRECTORY`, else `.xray-agent` in the output folder"),
         "Folder of locks, state and the control socket."),
+    key("http.listen", "HTTP_LISTEN", Text, Value("127.0.0.1:23860"),
+        "Where it listens: `address:port`, or `off`. Other addresses than loopback need TLS."),
+    key("http.scheduler_listen", "HTTP_SCHEDULER_LISTEN", Text, Value("127.0.0.1:7100"),
+        "Where the scheduler listens besides, while it has something to serve; or `off`."),
+    key("http.tls_cert", "HTTP_TLS_CERT", Text, Told("none: plain HTTP"),
+        "Certificate chain in PEM, for all listeners; read again when it is renewed."),
+    key("http.tls_key", "HTTP_TLS_KEY", Text, Told("none"),
+        "Its private key in PEM."),
+    key("http.hosts", "HTTP_HOSTS", Text, Told("addresses and `localhost`"),
+        "Further names, between commas, under which a listener on loopback is asked, such as a proxy's."),
+    key("http.allow_insecure", "HTTP_ALLOW_INSECURE", Boolean, Value("false"),
+        "Answer without a credential; only while all listeners are on loopback."),
     key("log.format", "LOG_FORMAT", Text, Told("`text` on a terminal, else `json`"),
         "`text` or `json`."),
     key("log.filter", "RUST_LOG", Text, Value("info"),

@@ -5,6 +5,7 @@ mod addresses;
 mod clashes;
 mod env;
 mod example;
+mod http;
 mod keys;
 mod nodes;
 mod problems;
@@ -32,6 +33,7 @@ use crate::model::ports::PortRange;
 
 pub use env::Environment;
 pub use example::{EXAMPLE, is_untouched};
+pub use http::{Http, Tls};
 pub use keys::reference;
 pub use problems::{Problem, Problems};
 pub use read::{Need, Sources, read};
@@ -64,6 +66,8 @@ pub struct Config {
     pub output: Output,
     /// Folder of locks, state and the control socket; absolute.
     pub state_dir: PathBuf,
+    /// The HTTP server.
+    pub http: Http,
     /// How the log is written.
     pub log: Log,
 }

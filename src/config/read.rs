@@ -9,7 +9,7 @@ use super::source::Source;
 use super::toml_file::TomlFile;
 use super::{
     ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Kick, Log, Metrics, Output, Panel,
-    Proxy, Sync, Traffic, addresses, nodes, token, unknown, values, xrays,
+    Proxy, Sync, Traffic, addresses, http, nodes, token, unknown, values, xrays,
 };
 use crate::model::ids::NodeId;
 
@@ -117,6 +117,7 @@ fn config(source: &Source, need: Need) -> Config {
         metrics: metrics(source),
         state_dir: state_dir(source, &output.dir),
         output,
+        http: http::read(source),
         log: log(source),
     }
 }
