@@ -10,6 +10,7 @@ pub mod model;
 pub mod control;
 pub mod hook;
 pub mod metrics;
+pub mod http;
 pub mod panel;
 pub mod sockets;
 pub mod store;

@@ -2,6 +2,7 @@
 //! stops in order; `--once` is the same with one pass in between.
 
 mod cutting;
+mod http;
 mod kick_helper;
 mod logging;
 mod metrics;

@@ -11,6 +11,7 @@ use tracing::info;
 
 use super::metrics::Meter;
 use super::service_manager;
+use super::http::Surfaces;
 use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
 use super::traffic::TrafficError;
@@ -105,6 +106,7 @@ pub async fn run(
     if daemon {
         add_control(config, &running, &mut supervisor)?;
         service_manager::add(&running.sync, &mut supervisor);
+        super::http::add(config, Surfaces::default(), &running, &mut supervisor);
         info!(
             version = env!("CARGO_PKG_VERSION"),
             mode = mode_name(config.mode),
@@ -133,10 +135,10 @@ pub async fn run(
 
 /// What runs.
 #[derive(Clone)]
-struct Running {
-    sync: Handle,
+pub(super) struct Running {
+    pub(super) sync: Handle,
     /// `None` where traffic is not counted.
-    traffic: Option<traffic::engine::Handle>,
+    pub(super) traffic: Option<traffic::engine::Handle>,
 }
 
 /// Builds users' part and traffic's, which meet in the removal of users, and hands them to the

@@ -130,7 +130,6 @@ fn hosts(text: &str) -> Read<Vec<String>> {
 mod tests {
     use super::super::tests::{LEAST, read_both};
     use super::super::{Config, Need, Problems};
-    use super::*;
 
     fn run(pairs: &[(&str, &str)]) -> Result<Config, Problems> {
         read_both("", &[&LEAST, pairs].concat(), Need::Run)

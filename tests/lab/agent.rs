@@ -38,9 +38,10 @@ impl AgentCommand {
         let inherited = INHERITED
             .iter()
             .filter_map(|name| Some((name, std::env::var_os(name)?)));
-        let env = inherited
-            .map(|(name, value)| (name.into(), value))
-            .collect();
+        let env = inherited.map(|(name, value)| (name.into(), value));
+        // Agents at the same time cannot all have the default port; who wants one says which.
+        let no_server = ("HTTP_LISTEN".into(), "off".into());
+        let env = env.chain([no_server]).collect();
         Self {
             program: program.into(),
             args: Vec::new(),

@@ -1,0 +1,59 @@
+//! The one error of all routes: what the client is told, apart from what the log is.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+
+/// A request that is not answered as it was meant; `{"error": …}` with a status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status}: {message}")]
+pub struct HttpError {
+    status: StatusCode,
+    message: String,
+    cause: Option<Cause>,
+}
+
+/// What the log is told of an answer, and the client is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cause(pub(super) String);
+
+impl HttpError {
+    /// The client may see all of it.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+            cause: None,
+        }
+    }
+
+    /// A fault of ours: the log has the cause, under the request's id.
+    pub fn internal(cause: &(impl ToString + ?Sized)) -> Self {
+        let message = "internal error; the log says more under this request's id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).because(cause)
+    }
+
+    /// With a cause that only the log is told.
+    #[must_use]
+    pub fn because(mut self, cause: &(impl ToString + ?Sized)) -> Self {
+        self.cause = Some(Cause(cause.to_string()));
+        self
+    }
+
+    /// The answer's status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let body = json!({ "error": self.message }).to_string();
+        let kind = HeaderValue::from_static("application/json");
+        let mut response = (self.status, [(header::CONTENT_TYPE, kind)], body).into_response();
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
+        }
+        response
+    }
+}

@@ -1,0 +1,28 @@
+//! The agent's HTTP server: listeners, connections and their limits, the form of errors, and the
+//! routes that need no credential. It serves the routers that it is given and knows no surface.
+//!
+//! Kept here: no client, however slow, greedy or strange, keeps others waiting, ends the agent, or
+//! gets a secret into the log.
+
+mod admission;
+mod body;
+mod client;
+mod connection;
+mod error;
+mod exchange;
+mod host;
+mod limits;
+mod listener;
+mod open_routes;
+mod progress;
+mod request_id;
+mod tls;
+
+pub use admission::{Admission, Refused};
+pub use body::bulk;
+pub use client::Client;
+pub use error::HttpError;
+pub use limits::BodyLimits;
+pub use listener::Listener;
+pub use open_routes::{Dependency, Health, HealthReport, open_routes};
+pub use request_id::RequestId;
