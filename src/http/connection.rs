@@ -24,7 +24,8 @@ use super::admission::Seat;
 use super::client::Client;
 use super::exchange::Served;
 use super::limits::{
-    HANDSHAKE_TAKES, HEAD_BYTES_MAX, HEAD_TAKES, HEADERS_MAX, PEER_TAKES, STOP_TAKES,
+    HANDSHAKE_TAKES, HEAD_BYTES_MAX, HEAD_TAKES, HEADERS_MAX, PEER_TAKES, SEND_BUFFER_BYTES,
+    STOP_TAKES,
 };
 use super::progress::Watched;
 use crate::base::supervise::Shutdown;
@@ -71,7 +72,13 @@ fn prepare(stream: &TcpStream) {
         .unwrap_or(u32::MAX);
     let set = stream
         .set_nodelay(true)
-        .and_then(|()| Ok(sockopt::set_tcp_user_timeout(stream, limit)?));
+        .and_then(|()| Ok(sockopt::set_tcp_user_timeout(stream, limit)?))
+        .and_then(|()| {
+            Ok(sockopt::set_socket_send_buffer_size(
+                stream,
+                SEND_BUFFER_BYTES,
+            )?)
+        });
     if let Err(error) = set {
         debug!(%error, "cannot set a connection's options");
     }

@@ -17,7 +17,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 use tower::ServiceExt;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, trace, warn};
 
 use super::body::{Meter, Overrun};
 use super::client::Client;
@@ -60,6 +60,7 @@ impl Served {
             id: RequestId::of(request.headers()),
             began: Instant::now(),
         };
+        line.begin(client);
         let mut response = match self.check(&request) {
             Ok(()) => self.within_limits(client, &line, request).await,
             Err(refusal) => closing(refusal.into_response()),
@@ -124,7 +125,7 @@ impl Served {
 }
 
 /// What it comes to, or `None` when the answer was due.
-async fn in_time<T>(meter: &Meter, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn in_time<T>(meter: &Meter, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     loop {
         let due = meter.answer_due();
@@ -133,8 +134,8 @@ async fn in_time<T>(meter: &Meter, work: impl Future<Output = T>) -> Option<T> {
             done = &mut work => return Some(done),
             () = sleep_until(due) => {}
         }
-        // The body ended, or got more time, meanwhile.
-        if meter.answer_due() <= due {
+        // The body ended, or got more time, meanwhile: the answer may be due at another moment.
+        if meter.answer_due() <= Instant::now() {
             return None;
         }
     }
@@ -187,6 +188,11 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 impl Line {
+    fn begin(&self, client: &Client) {
+        let (id, peer) = (&self.id, client.peer());
+        trace!(request = %id, %peer, method = %self.method, path = self.path, "asked");
+    }
+
     fn log(&self, client: &Client, response: &Response) {
         let Self {
             method,

@@ -57,6 +57,9 @@ impl Hosts {
         let Ok(authority) = authority.parse::<Authority>() else {
             return false;
         };
+        if authority.as_str().contains('@') {
+            return false;
+        }
         let host = authority.host();
         let literal = host
             .strip_prefix('[')

@@ -14,7 +14,10 @@ pub(super) const HEADERS_MAX: usize = 64;
 pub(super) const ANSWER_TAKES: Duration = Duration::from_secs(30);
 /// A connection whose peer takes no byte of what waits for it for so long is cut.
 pub(super) const PEER_TAKES: Duration = Duration::from_secs(25);
-/// Connections at once, over all listeners. Each costs some 30 KiB.
+/// Bytes that the kernel keeps for a peer (it doubles them): else it takes 4 MiB for each that reads
+/// nothing. Enough for 1 MB/s over a line of 100 ms.
+pub(super) const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// Connections at once, over all listeners. Each that is stuck costs some 200 KiB.
 pub(super) const CONNECTIONS_MAX: usize = 1024;
 /// Connections at once of one address on which nobody has shown a credential yet.
 pub(super) const STRANGERS_MAX: usize = 32;

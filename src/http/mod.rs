@@ -16,6 +16,8 @@ mod listener;
 mod open_routes;
 mod progress;
 mod request_id;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use admission::{Admission, Refused};
