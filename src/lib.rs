@@ -9,8 +9,8 @@ pub mod model;
 
 pub mod control;
 pub mod hook;
-pub mod metrics;
 pub mod http;
+pub mod metrics;
 pub mod panel;
 pub mod sockets;
 pub mod store;

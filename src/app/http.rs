@@ -3,13 +3,21 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
 use futures_util::FutureExt;
+use http::{HeaderMap, StatusCode, header};
 
+use super::metrics::Meter;
 use super::run::Running;
 use crate::base::supervise::{Kind, Supervisor, TaskBoard};
 use crate::config::Config;
-use crate::http::{Admission, Dependency, Health, HealthReport, Listener, open_routes};
+use crate::http::{
+    Admission, Client, Dependency, Health, HealthReport, HttpError, Listener, open_routes,
+};
+use crate::metrics::Format;
 use crate::traffic;
 
 /// What the listeners serve beside the open routes.
@@ -26,13 +34,14 @@ pub(super) fn add(
     config: &Config,
     surfaces: Surfaces,
     running: &Running,
+    meter: Meter,
     supervisor: &mut Supervisor,
 ) {
     let health: Arc<dyn Health> = Arc::new(Known {
         running: running.clone(),
         board: supervisor.board(),
     });
-    let open = open_routes(health);
+    let open = open_routes(health).merge(metrics(meter));
     let admission = Admission::default();
     let all = Some(surfaces.all);
     let listeners = [
@@ -53,6 +62,27 @@ pub(super) fn add(
             listener.clone().run(shutdown)
         });
     }
+}
+
+/// `GET /metrics`, open to whoever asks from this host.
+fn metrics(meter: Meter) -> Router {
+    Router::new().route("/metrics", get(page)).with_state(meter)
+}
+
+async fn page(
+    State(meter): State<Meter>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+) -> Result<Response, HttpError> {
+    if !client.is_local() {
+        return Err(HttpError::new(
+            StatusCode::UNAUTHORIZED,
+            "metrics are open to this host only, and no surface that has credentials is configured",
+        ));
+    }
+    let accept = headers.get(header::ACCEPT).and_then(|it| it.to_str().ok());
+    let page = meter.exposition(Format::of_accept(accept)).await;
+    Ok(([(header::CONTENT_TYPE, page.content_type)], page.body).into_response())
 }
 
 fn listener(

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::info;
 
+use super::http::Surfaces;
 use super::metrics::Meter;
 use super::service_manager;
-use super::http::Surfaces;
 use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
 use super::traffic::TrafficError;
@@ -104,9 +104,16 @@ pub async fn run(
     let mut supervisor = Supervisor::new();
     let running = start(config, style, progress, &mut supervisor)?;
     if daemon {
-        add_control(config, &running, &mut supervisor)?;
+        let meter = meter(config, &running, supervisor.board());
+        super::http::add(
+            config,
+            Surfaces::default(),
+            &running,
+            meter.clone(),
+            &mut supervisor,
+        );
+        add_control(config, &running, meter, &mut supervisor)?;
         service_manager::add(&running.sync, &mut supervisor);
-        super::http::add(config, Surfaces::default(), &running, &mut supervisor);
         info!(
             version = env!("CARGO_PKG_VERSION"),
             mode = mode_name(config.mode),
@@ -257,6 +264,7 @@ async fn serve(fail_fast: bool, handle: &Handle, signals: &mut Signals) -> Outco
 fn add_control(
     config: &Config,
     running: &Running,
+    meter: Meter,
     supervisor: &mut Supervisor,
 ) -> Result<(), FileError> {
     let handler: Arc<dyn Handler> = Arc::new(Control {
@@ -264,7 +272,7 @@ fn add_control(
         mode: mode_name(config.mode),
         started: Timestamp::now(),
         board: supervisor.board(),
-        meter: meter(config, running, supervisor.board()),
+        meter,
     });
     let server = Arc::new(Server::bind(&config.state_dir, handler)?);
     supervisor.task("control socket", Kind::Essential, move |mut shutdown, _| {

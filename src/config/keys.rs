@@ -65,7 +65,7 @@ impl Key {
 }
 
 /// The groups of keys: name, how the file writes it, what it is about.
-pub(super) const GROUPS: [(&str, &str, &str); 11] = [
+pub(super) const GROUPS: [(&str, &str, &str); 12] = [
     ("panel", "[panel]", "The panel that is polled."),
     (
         "sync",

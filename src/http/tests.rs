@@ -103,7 +103,7 @@ async fn only_a_bulk_route_takes_a_large_body() {
             small.starts_with("HTTP/1.1 200 ") && small.ends_with("\r\n1000"),
             "{small}"
         );
-        let bulk = ask(at, "POST /bulk HTTP/1.1", &[b'x'; LARGE]).await;
+        let bulk = ask(at, "POST /bulk HTTP/1.1", &vec![b'x'; LARGE]).await;
         assert!(bulk.ends_with(&format!("\r\n{LARGE}")), "{bulk}");
         // Only the head: nothing is sent that the refusal could be lost over.
         let mut stream = TcpStream::connect(at).await.unwrap();
