@@ -97,7 +97,7 @@ fn exposed(http: &Http, listen: Option<SocketAddr>) -> Option<Complaint> {
 
 /// An address of this host with a port, or none.
 fn address(text: &str) -> Read<Option<SocketAddr>> {
-    if text.eq_ignore_ascii_case(OFF) {
+    if text.is_empty() || text.eq_ignore_ascii_case(OFF) {
         return Ok(None);
     }
     let local = text
@@ -148,6 +148,9 @@ mod tests {
         let off = [("HTTP_LISTEN", "off"), ("HTTP_SCHEDULER_LISTEN", "OFF")];
         let http = run(&off).unwrap().http;
         assert_eq!((http.listen, http.scheduler_listen), (None, None));
+        let file = "[http]\nlisten = \"\"\n";
+        let http = read_both(file, &LEAST, Need::Run).unwrap().http;
+        assert_eq!(http.listen, None);
         let http = run(&[("HTTP_LISTEN", "localhost:1")]).unwrap().http;
         assert_eq!(http.listen, Some(([127, 0, 0, 1], 1).into()));
         for wrong in [

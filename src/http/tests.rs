@@ -121,6 +121,33 @@ async fn only_a_bulk_route_takes_a_large_body() {
 }
 
 #[tokio::test]
+async fn who_waits_to_be_asked_for_a_body_is_asked_by_the_route_or_not_at_all() {
+    with_listener(async |at| {
+        let head = |path: &str| {
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: {at}\r\nexpect: 100-continue\r\n\
+                 content-length: 5\r\n\r\n"
+            )
+        };
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(head("/small").as_bytes()).await.unwrap();
+        let mut asked = [0; 25];
+        stream.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+        stream.write_all(b"12345").await.unwrap();
+        let mut answered = [0; 12];
+        stream.read_exact(&mut answered).await.unwrap();
+        assert_eq!(&answered, b"HTTP/1.1 200");
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        stream.write_all(head("/nowhere").as_bytes()).await.unwrap();
+        let mut refused = String::new();
+        stream.read_to_string(&mut refused).await.unwrap();
+        assert!(refused.starts_with("HTTP/1.1 404 "), "{refused}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_route_that_panics_or_fails_is_answered_for_and_tells_the_client_nothing() {
     let ended = with_listener(async |at| {
         for path in ["/panics", "/fails", "/panics"] {

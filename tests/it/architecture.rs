@@ -34,7 +34,9 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 27] = [
+const PURE: [&str; 29] = [
+    "http/host.rs",
+    "http/limits.rs",
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
