@@ -2,7 +2,8 @@
 //! each beside the least that anybody could do, in turn, in one run. Prints the tables of
 //! `docs/performance.md`.
 //!
-//! `cargo bench --bench traffic` runs all but the month (about ten minutes), `-- --running` its last table; `-- --month` the month;
+//! `cargo bench --bench traffic` runs all but the month (about ten minutes), `-- --running` its last two tables, `-- --scrape` the
+//! last one; `-- --month` the month;
 //! `-- --quick` small sizes of everything.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 #![allow(unreachable_pub, missing_docs, reason = "a program has no outside")]
@@ -21,6 +22,7 @@ mod figures;
 mod month;
 mod reports;
 mod running;
+mod scrape;
 mod stage;
 mod vless;
 mod worker;
@@ -67,11 +69,16 @@ fn main() -> Result<()> {
     let sizes = if quick { QUICK } else { FULL };
     if quick || !asked("--month") {
         runtime()?.block_on(async {
+            let scrapes = if quick { 5 } else { 60 };
+            if asked("--scrape") {
+                return scrape::measure(sizes.users, scrapes).await;
+            }
             if !asked("--running") {
                 collect::measure(sizes.users, sizes.rounds).await?;
                 reports::measure(sizes.reports, sizes.rounds).await?;
             }
-            running::measure(sizes.users, quick).await
+            running::measure(sizes.users, quick).await?;
+            scrape::measure(sizes.users, scrapes).await
         })?;
     }
     if quick || asked("--month") {

@@ -76,7 +76,7 @@ async fn agent(reports: u32) -> Result<(f64, f64)> {
 }
 
 /// A ledger with one report of each user.
-async fn fill(state: &Path, users: u32) -> Result<()> {
+pub async fn fill(state: &Path, users: u32) -> Result<()> {
     std::fs::create_dir(state)?;
     let clock = Clock::system();
     let ledger = Ledger::start(state, Arc::new([REPORT_TRAFFIC]), clock)?;
