@@ -1,5 +1,5 @@
 //! The agent's HTTP server: who is answered how, over which certificate, and what a stop does to
-//! requests. Slow clients are in `http_slow`.
+//! requests. Slow clients are in `slow_clients`.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -27,7 +27,6 @@ mod hooks;
 mod hostile;
 mod hostile_answers;
 mod http;
-mod http_slow;
 mod http_stage;
 mod installing;
 mod kick;

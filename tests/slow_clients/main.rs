@@ -1,4 +1,20 @@
 //! Slow clients starve nobody: 500 of each kind are cut, and others are answered meanwhile.
+//!
+//! A program of its own, so that it has the machine to itself: cargo runs one after the other.
+
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "it uses a part of what the tests share"
+)]
+#![allow(clippy::unwrap_used, reason = "a panic is a test's verdict")]
+
+#[path = "../it/http_stage.rs"]
+mod http_stage;
+#[path = "../lab/mod.rs"]
+mod lab;
+#[path = "../it/support.rs"]
+mod support;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
