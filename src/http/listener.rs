@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::io;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, error, info, warn};
@@ -27,6 +27,9 @@ use crate::config::Tls;
 /// Pauses before a listener that could not be opened is tried again (jitter adds up to as much).
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(10);
+/// Connections that may wait to be accepted. A client that comes when there is no room for it believes
+/// for a while that it is connected.
+const BACKLOG: u32 = 1024;
 /// After an accept that failed: out of descriptors, for one, and asking at once would be a loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at the certificate's files.
@@ -106,8 +109,7 @@ impl Listener {
         if let Some(certificate) = certificate {
             certificate.refresh().await?;
         }
-        let bound = TcpListener::bind(self.address).await;
-        bound.map_err(|error| OpenError::Bind(self.address, error))
+        bind(self.address).map_err(|error| OpenError::Bind(self.address, error))
     }
 
     /// Accepts until the end is asked for.
@@ -178,6 +180,17 @@ impl Listener {
         }
         None
     }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // Connections of the agent before us may still be ending.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// A connection's task ends in order; a panic in one is a fault of ours, and ends nothing else.
