@@ -59,7 +59,7 @@ pub struct Kicked {
     pub not_cut: BTreeSet<String>,
     /// Sockets destroyed.
     pub sockets: usize,
-    /// Why not all were cut.
+    /// Why not all were cut; or, where nobody was seen to be connected, why it could not be seen.
     pub why: Option<String>,
 }
 
@@ -104,7 +104,7 @@ impl Kicker {
         let Some(cutter) = &self.cutter else {
             return Kicked::default();
         };
-        let mut error = self.look_again(&mut seen, emails).await;
+        let error = self.look_again(&mut seen, emails).await;
         if seen.is_empty() {
             return Kicked {
                 why: error.map(|error| error.to_string()),
@@ -116,21 +116,24 @@ impl Kicker {
         sleep(NOTICED_AFTER).await;
         let online: Vec<String> = seen.emails().map(str::to_owned).collect();
         let mut left = Sessions::default();
-        error = error.or(self.look_again(&mut left, &online).await);
+        let blind = self.look_again(&mut left, &online).await;
         if !left.is_empty() && obstacle.is_none() {
             // Whoever came in while he was being removed.
             obstacle = destroy(&**cutter, ports, left.addresses(), &mut sockets).await;
         }
-        let not_cut = left.without(&sockets);
-        let why = obstacle
-            .map(|obstacle| obstacle.to_string())
-            .or(error.map(|error| error.to_string()))
-            .or_else(|| (!not_cut.is_empty()).then(|| no_socket(&left, &sockets)));
+        // Where it is not known who got through, whoever had no socket may have.
+        let suspects = if blind.is_some() { &seen } else { &left };
+        let not_cut = suspects.without(&sockets);
+        let reason = || match (obstacle, blind) {
+            (Some(obstacle), _) => obstacle.to_string(),
+            (None, Some(error)) => error.to_string(),
+            (None, None) => no_socket(suspects, &sockets),
+        };
         Kicked {
+            why: (!not_cut.is_empty()).then(reason),
             online: online.into_iter().collect(),
-            not_cut,
             sockets: sockets.values().sum(),
-            why,
+            not_cut,
         }
     }
 
