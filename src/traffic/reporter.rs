@@ -189,10 +189,11 @@ impl Reporter {
             self.not_before = Some(Instant::now() + LEDGER_PAUSE);
         }
         self.ledger_error.clone_from(&failed);
+        // Before the answer: whoever waits for that looks here next.
+        self.tell();
         if failed.is_some() || (self.flushing.is_some() && self.is_quiet()) {
             self.answer_flush();
         }
-        self.tell();
     }
 
     fn answer_flush(&mut self) {

@@ -231,6 +231,8 @@ async fn the_help_is_as_it_was_read_last() -> Result<()> {
         &["traffic", "unknown", "--help"],
         &["traffic", "resolve", "--help"],
         &["traffic", "retry", "--help"],
+        &["users", "--help"],
+        &["users", "kick", "--help"],
         &["init", "--help"],
         &["completions", "--help"],
         &["traffic", "collect", "--help"],

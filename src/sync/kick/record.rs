@@ -99,13 +99,14 @@ impl Record {
         }
         let of_inbound = self.prospect.obstacle(self.level);
         let ports = self.kicker.ports(info);
-        self.status.obstacle = match of_inbound {
+        let obstacle = match of_inbound {
             Some(obstacle) => Some(obstacle),
             None => cutter.obstacle(&ports).await.map(|obstacle| obstacle.0),
-        }
-        .or_else(|| self.prospect.doubt());
+        };
         let subject = format!("cutting open sessions in {}", self.key);
-        self.said.state(&subject, self.status.obstacle.as_deref());
+        self.said.state(&subject, obstacle.as_deref());
+        // A doubt is for who asks: whoever then cannot be cut is told.
+        self.status.obstacle = obstacle.or_else(|| self.prospect.doubt());
     }
 
     /// Whether Xray tells who is connected, if it can be seen now.
