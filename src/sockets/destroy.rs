@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
+use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_sock_diag::constants::IPPROTO_TCP;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_packet_sock_diag::{SockDiagDestroy, SockDiagMessage};
@@ -14,7 +14,7 @@ use netlink_sys::Socket as Netlink;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 
-use super::dump::{receive, to_the_kernel};
+use super::dump::{framed, receive, to_the_kernel};
 use super::error::SocketsError;
 use super::parse::{Family, Socket, acknowledged};
 
@@ -116,14 +116,7 @@ fn request(socket: &Socket, sequence: u32) -> Vec<u8> {
             cookie: socket.cookie,
         },
     });
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    header.sequence_number = sequence;
-    let mut message = NetlinkMessage::new(header, SockDiagDestroy::new(wanted).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    bytes
+    framed(NLM_F_ACK, sequence, SockDiagDestroy::new(wanted))
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::IPPROTO_TCP;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
@@ -116,10 +118,18 @@ fn request(family: Family, states: &StateFlags) -> Vec<u8> {
         states: states.clone(),
         socket_id: any,
     });
+    framed(NLM_F_DUMP, SEQUENCE, wanted)
+}
+
+/// A request as the kernel takes it, with these flags besides.
+pub(super) fn framed<T>(flags: u16, sequence: u32, request: T) -> Vec<u8>
+where
+    T: NetlinkSerializable + Into<NetlinkPayload<T>>,
+{
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    header.sequence_number = SEQUENCE;
-    let mut message = NetlinkMessage::new(header, wanted.into());
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    let mut message = NetlinkMessage::new(header, request.into());
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);

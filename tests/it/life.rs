@@ -1,6 +1,7 @@
 //! Whatever ends, starts anew or is changed by another hand, the users who are allowed are live and
 //! nobody is cut: Xray, the agent, the panel, the agent's own folder.
-//! The stage on which `crash` plays too is set here.
+//! The stage on which `crash` plays too is set here: in one file of some length, with the plays that it
+//! was made for.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
