@@ -6,6 +6,8 @@ pub mod clock;
 pub mod duration;
 pub mod failpoint;
 pub mod files;
+#[cfg(test)]
+pub(crate) mod generated;
 pub mod lock;
 pub mod redact;
 pub mod retry;

@@ -288,25 +288,10 @@ mod tests {
 
     use super::*;
 
-    const BEGIN: &str = "<!-- keys:begin -->\n";
-    const END: &str = "<!-- keys:end -->";
-
     /// Holds `docs/configuration.md` to the table; with `UPDATE_DOCS=1` it writes it instead.
     #[test]
     fn configuration_reference() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
-        let docs = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = docs.split_once(BEGIN).unwrap();
-        let (_, after) = rest.split_once(END).unwrap();
-        let right = [before, BEGIN, &reference(), END, after].concat();
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, &right).unwrap();
-        } else {
-            assert!(
-                docs == right,
-                "run UPDATE_DOCS=1 cargo test --lib configuration_reference"
-            );
-        }
+        crate::base::generated::hold("configuration.md", "keys", &reference());
     }
 
     #[test]

@@ -243,25 +243,10 @@ mod tests {
 
     use super::*;
 
-    const BEGIN: &str = "<!-- metrics:begin -->\n";
-    const END: &str = "<!-- metrics:end -->";
-
     /// Holds `docs/metrics.md` to the table; with `UPDATE_DOCS=1` it writes it instead.
     #[test]
     fn metrics_reference() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-        let docs = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = docs.split_once(BEGIN).unwrap();
-        let (_, after) = rest.split_once(END).unwrap();
-        let right = [before, BEGIN, &reference(), END, after].concat();
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, &right).unwrap();
-        } else {
-            assert!(
-                docs == right,
-                "run UPDATE_DOCS=1 cargo test --lib metrics_reference"
-            );
-        }
+        crate::base::generated::hold("metrics.md", "metrics", &reference());
     }
 
     #[test]
