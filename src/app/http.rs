@@ -11,14 +11,13 @@ use futures_util::FutureExt;
 use http::{HeaderMap, StatusCode, header};
 
 use super::metrics::Meter;
-use super::run::Running;
+use super::running::Running;
 use crate::base::supervise::{Kind, Supervisor, TaskBoard};
 use crate::config::Config;
 use crate::http::{
     Admission, Client, Dependency, Health, HealthReport, HttpError, Listener, open_routes,
 };
 use crate::metrics::Format;
-use crate::traffic;
 
 /// What the listeners serve beside the open routes.
 #[derive(Debug, Default)]
@@ -110,13 +109,9 @@ struct Known {
 
 impl Health for Known {
     fn report(&self) -> HealthReport {
-        let nodes = self.running.sync.status();
-        let traffic = self
-            .running
-            .traffic
-            .as_ref()
-            .map(traffic::engine::Handle::status);
-        let attempted = self.running.sync.attempted().now_or_never().is_some();
+        let now = self.running.now();
+        let (nodes, traffic) = (now.sync.status(), now.traffic_status());
+        let attempted = now.sync.attempted().now_or_never().is_some();
         let panel = nodes.iter().all(|node| node.panel_error.is_none());
         let mut inbounds = nodes.iter().flat_map(|node| &node.inbounds);
         let mut dependencies = vec![needed("first sync", attempted)];

@@ -5,26 +5,24 @@ mod ledger;
 mod of_traffic;
 mod of_users;
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 
+use super::reload::Reloads;
+use super::running::{Engines, Running};
 use crate::base::clock::Clock;
 use crate::base::supervise::TaskBoard;
-use crate::config::Config;
-use crate::metrics::families::{BUILD_INFO, TASK_RESTARTS, TASK_UP};
+use crate::metrics::families::{
+    BUILD_INFO, CONFIG_BEHIND, CONFIG_GOOD, CONFIG_LOADED, TASK_RESTARTS, TASK_UP,
+};
 use crate::metrics::{Exposition, Format, Page, process};
-use crate::sync;
-use crate::traffic;
-use ledger::Looker;
+
+pub(super) use ledger::Looker;
 
 /// Shows the metrics of a running agent. Cheap to clone.
 #[derive(Clone)]
-pub struct Meter {
-    mode: &'static str,
-    sync: sync::engine::Handle,
-    /// `None` where traffic is not counted.
-    traffic: Option<(traffic::engine::Handle, Arc<Looker>)>,
+pub(super) struct Meter {
+    running: Running,
+    reloads: Reloads,
     board: TaskBoard,
     clock: Clock,
     started: Option<Timestamp>,
@@ -32,46 +30,37 @@ pub struct Meter {
 
 impl Meter {
     /// One of what runs.
-    pub fn new(
-        config: &Config,
-        mode: &'static str,
-        sync: sync::engine::Handle,
-        traffic: Option<traffic::engine::Handle>,
-        board: TaskBoard,
-    ) -> Self {
-        let clock = Clock::system();
-        let spec = traffic::ledger::spec(&config.state_dir, clock);
+    pub(super) fn new(running: Running, reloads: Reloads, board: TaskBoard) -> Self {
         Self {
-            mode,
-            sync,
-            traffic: traffic.map(|handle| (handle, Looker::new(spec, clock, config.metrics))),
+            running,
+            reloads,
             board,
-            clock,
+            clock: Clock::system(),
             started: process::started(),
         }
     }
 
     /// All metrics as they are now, as text.
-    pub async fn exposition(&self, format: Format) -> Exposition {
+    pub(super) async fn exposition(&self, format: Format) -> Exposition {
         self.page().await.exposition(format)
     }
 
     async fn page(&self) -> Page {
+        let now = self.running.now();
         let mut page = Page::default();
-        page.add(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), self.mode], true);
-        of_users::add(&mut page, &self.sync.status(), self.sync.tallies());
-        if let Some((handle, looker)) = &self.traffic {
-            of_traffic::add(&mut page, handle);
-            let seen = looker.seen().await;
+        page.add(&BUILD_INFO, &[env!("CARGO_PKG_VERSION"), now.mode()], true);
+        of_users::add(&mut page, &now.sync.status(), now.sync.tallies());
+        if let Some(traffic) = &now.traffic {
+            of_traffic::add(&mut page, &traffic.handle);
+            let seen = traffic.looker.seen().await;
             of_traffic::add_ledger(&mut page, seen.as_deref(), self.clock.now());
         }
-        let requests = self
-            .traffic
-            .iter()
-            .flat_map(|(handle, _)| handle.requests());
-        let panel = [&self.sync.tallies().panel].into_iter().chain(requests);
+        let traffic = now.traffic.iter();
+        let requests = traffic.flat_map(|traffic| traffic.handle.requests());
+        let panel = [&now.sync.tallies().panel].into_iter().chain(requests);
         of_users::add_requests(&mut page, panel.map(AsRef::as_ref));
-        self.add_calls(&mut page);
+        add_calls(&mut page, &now);
+        self.add_configuration(&mut page);
         for task in self.board.status() {
             page.add(&TASK_UP, &[&task.name], task.alive);
             page.add(&TASK_RESTARTS, &[&task.name], task.restarts);
@@ -81,13 +70,19 @@ impl Meter {
         page
     }
 
-    /// Users' part and traffic's have connections of their own to each Xray.
-    fn add_calls(&self, page: &mut Page) {
-        let of_users = &self.sync.tallies().xrays;
-        let of_users = of_users
-            .iter()
-            .map(|(xray, calls)| (xray.as_str(), calls.clone()));
-        let of_traffic = self.traffic.iter().flat_map(|(handle, _)| handle.calls());
-        of_users::add_calls(page, of_users.chain(of_traffic));
+    fn add_configuration(&self, page: &mut Page) {
+        let status = self.reloads.status();
+        page.add(&CONFIG_GOOD, &[], status.error.is_none());
+        page.add(&CONFIG_BEHIND, &[], !status.after_restart.is_empty());
+        page.add_time(&CONFIG_LOADED, &[], status.loaded_at);
     }
+}
+
+/// Users' part and traffic's have connections of their own to each Xray.
+fn add_calls(page: &mut Page, now: &Engines) {
+    let of_users = now.sync.tallies().xrays.iter();
+    let of_users = of_users.map(|(xray, calls)| (xray.as_str(), calls.clone()));
+    let traffic = now.traffic.iter();
+    let of_traffic = traffic.flat_map(|traffic| traffic.handle.calls());
+    of_users::add_calls(page, of_users.chain(of_traffic));
 }

@@ -65,7 +65,7 @@ pub async fn preview(config: &Config) -> Result<Vec<Preview>, BuildError> {
         .clone()
         .expect("invariant: a configuration to run has a panel");
     let panel = PanelClient::new(panel).map_err(BuildError::Panel)?;
-    let (cores, context) = (cores(config), context(config, Arc::new(Silent)));
+    let (cores, context) = (cores(config, &[]), context(config, Arc::new(Silent)));
     let mut previews = Vec::new();
     for node in &config.nodes {
         let desired = match panel.allowed(node.id, None).await {
@@ -117,7 +117,7 @@ pub async fn apply(
         name: "file",
         desired: Desired::Known(list.users.clone()),
     });
-    let (cores, context) = (cores(config), context(config, progress));
+    let (cores, context) = (cores(config, &[]), context(config, progress));
     let mut all = Vec::new();
     for node in &config.nodes {
         for parts in inbound_parts(

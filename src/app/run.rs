@@ -3,29 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use jiff::Timestamp;
-use serde_json::{Value, json};
 use tracing::info;
 
 use super::http::Surfaces;
 use super::metrics::Meter;
+use super::reload::{self, Origin, Reloader, Reloads};
+use super::running::{Engines, Running};
 use super::service_manager;
+use super::serving::Serving;
 use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
 use super::traffic::TrafficError;
-use crate::base::clock::Clock;
+use super::wiring::Wiring;
 use crate::base::files::FileError;
-use crate::base::supervise::{Ended, Kind, Supervisor, TaskBoard};
-use crate::config::{ApplyMode, Config};
-use crate::control::{Call, Handler, Server};
-use crate::metrics::Format;
-use crate::model::around_removal::{AroundRemoval, Nobody};
+use crate::base::supervise::{Ended, Kind, Supervisor};
+use crate::config::Config;
 use crate::model::progress::Progress;
-use crate::sync::engine::{BuildError, Context, Engine, Handle};
+use crate::sync::engine::BuildError;
 use crate::sync::status::NodeStatus;
-use crate::traffic::{self, status::TrafficStatus};
+use crate::traffic::status::TrafficStatus;
 
 /// Tasks have this long to end after a signal.
 const GRACE: Duration = Duration::from_secs(15);
@@ -88,9 +84,10 @@ pub enum RunError {
     },
 }
 
-/// Runs the agent. `progress` is told of long passes.
+/// Runs the agent by `config`, which was read from `origin`. `progress` is told of long passes.
 pub async fn run(
     config: &Config,
+    origin: Origin,
     style: Style,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, RunError> {
@@ -102,37 +99,34 @@ pub async fn run(
     // Before anything takes time: a signal that comes now is not lost.
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let mut supervisor = Supervisor::new();
-    let running = start(config, style, progress, &mut supervisor)?;
-    if daemon {
-        let meter = meter(config, &running, supervisor.board());
-        super::http::add(
-            config,
-            Surfaces::default(),
-            &running,
-            meter.clone(),
-            &mut supervisor,
-        );
-        add_control(config, &running, meter, &mut supervisor)?;
-        service_manager::add(&running.sync, &mut supervisor);
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            mode = mode_name(config.mode),
-            nodes = config.nodes.len(),
-            "started"
-        );
-    }
-
+    let mut wiring = Wiring::new(supervisor.groups(), progress, daemon);
+    // One pass on somebody's word is over the users, and nothing else.
+    let running = wiring.start(config, !matches!(style, Style::Now { .. }))?;
     let mut outcome = Ok(Outcome::Stopped);
-    let until = async { outcome = wait(style, &running, &mut signals).await };
-    let ended = supervisor.run(until, GRACE).await;
-    let Running { sync, traffic } = running;
-    drop(sync);
-    if let Some(traffic) = traffic {
-        traffic.let_go().await;
-    }
-    match ended {
-        Ended::EssentialFailed { name, why } => return Err(RunError::Task { name, why }),
-        Ended::TimedOut(_) | Ended::Stopped => {}
+    let ended = if let Style::Daemon { fail_fast } = style {
+        let (reloads, asked) = Reloads::new(origin.stamp);
+        add_surfaces(config, &origin, &running, &reloads, &mut supervisor)?;
+        let reloader = Reloader::new(origin, wiring, running.clone(), reloads);
+        let mut serving = Serving {
+            running: running.clone(),
+            signals,
+            reloader,
+            asked,
+            fail_fast,
+            again: false,
+        };
+        let until = async { outcome = unless_disk_fails(&running, serving.serve()).await };
+        supervisor.run(until, GRACE).await
+    } else {
+        let until = async {
+            let pass = one_pass(&running, &mut signals, style);
+            outcome = unless_disk_fails(&running, pass).await;
+        };
+        supervisor.run(until, GRACE).await
+    };
+    close(running).await;
+    if let Ended::EssentialFailed { name, why } = ended {
+        return Err(RunError::Task { name, why });
     }
     if daemon {
         info!("stopped");
@@ -140,88 +134,65 @@ pub async fn run(
     outcome
 }
 
-/// What runs.
-#[derive(Clone)]
-pub(super) struct Running {
-    pub(super) sync: Handle,
-    /// `None` where traffic is not counted.
-    pub(super) traffic: Option<traffic::engine::Handle>,
-}
-
-/// Builds users' part and traffic's, which meet in the removal of users, and hands them to the
-/// supervisor.
-fn start(
+/// What is asked and shown of an agent that keeps running.
+fn add_surfaces(
     config: &Config,
-    style: Style,
-    progress: Arc<dyn Progress>,
+    origin: &Origin,
+    running: &Running,
+    reloads: &Reloads,
     supervisor: &mut Supervisor,
-) -> Result<Running, RunError> {
-    let clock = Clock::system();
-    let daemon = matches!(style, Style::Daemon { .. });
-    let traffic = match style {
-        // One pass over the users, and nothing else.
-        Style::Now { .. } => None,
-        Style::Daemon { .. } | Style::Once => super::traffic::build(config, clock, daemon)?,
-    };
-    let of_traffic = traffic.as_ref().map(traffic::engine::Engine::handle);
-    let around_removal: Arc<dyn AroundRemoval> = match &of_traffic {
-        Some(handle) => Arc::new(handle.clone()),
-        None => Arc::new(Nobody),
-    };
-    let context = Context {
-        clock,
-        progress,
-        further_sources: Vec::new(),
-        polls: daemon,
-        around_removal,
-        cutter: super::cutting::cutter(config),
-    };
-    let sync = Engine::build(config, &context)?.start(supervisor);
+) -> Result<(), RunError> {
+    let meter = Meter::new(running.clone(), reloads.clone(), supervisor.board());
+    let surfaces = Surfaces::default();
+    super::http::add(config, surfaces, running, meter.clone(), supervisor);
+    super::control::add(config, running, meter, reloads.clone(), supervisor)?;
+    service_manager::add(running, supervisor);
+    let file = origin.sources.file_in_use();
+    let reloads = reloads.clone();
+    supervisor.task("configuration file", Kind::Leaf, move |shutdown, _| {
+        reload::watch(file.clone(), reloads.clone(), shutdown)
+    });
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = running.now().mode(),
+        nodes = config.nodes.len(),
+        "started"
+    );
+    Ok(())
+}
+
+/// Lets go of what ran, in order: the ledger's file is closed when nobody needs it any more.
+async fn close(running: Running) {
+    let Engines { sync, traffic, .. } = running.now();
+    drop((running, sync));
     if let Some(traffic) = traffic {
-        traffic.start(supervisor);
-    }
-    Ok(Running {
-        sync,
-        traffic: of_traffic,
-    })
-}
-
-fn mode_name(mode: ApplyMode) -> &'static str {
-    match mode {
-        ApplyMode::XrayGrpc => "xray-grpc",
-        ApplyMode::Cmd => "cmd",
-        ApplyMode::None => "none",
+        traffic.handle.let_go().await;
     }
 }
 
-/// Until the agent has to end, and what it came to.
-async fn wait(style: Style, running: &Running, signals: &mut Signals) -> Result<Outcome, RunError> {
-    let outcome = async {
-        match style {
-            Style::Daemon { fail_fast } => serve(fail_fast, &running.sync, signals).await,
-            Style::Once => one_pass(running, signals, true, false).await,
-            Style::Now { force } => one_pass(running, signals, false, force).await,
-        }
-    };
-    let disk_failed = async {
-        match &running.traffic {
-            Some(traffic) => traffic.failed().await,
-            None => std::future::pending().await,
-        }
-    };
+/// What `work` comes to, unless what is on the disk is not known any more.
+async fn unless_disk_fails(
+    running: &Running,
+    work: impl Future<Output = Outcome>,
+) -> Result<Outcome, RunError> {
     // Both are cancel-safe: whichever is left behind is not needed any more.
     tokio::select! {
-        outcome = outcome => Ok(outcome),
-        why = disk_failed => Err(RunError::Disk(why)),
+        outcome = work => Ok(outcome),
+        why = running.disk_failed() => Err(RunError::Disk(why)),
     }
 }
 
 /// A pass over the users, then one over their traffic.
-async fn one_pass(running: &Running, signals: &mut Signals, is_poll: bool, force: bool) -> Outcome {
+async fn one_pass(running: &Running, signals: &mut Signals, style: Style) -> Outcome {
+    let (is_poll, force) = match style {
+        Style::Now { force } => (false, force),
+        Style::Daemon { .. } | Style::Once => (true, false),
+    };
+    let engines = running.now();
     let mut pass = Box::pin(async {
-        let nodes = running.sync.sync(is_poll, force).await;
-        let traffic = match &running.traffic {
-            Some(traffic) => Some(traffic.pass().await),
+        let nodes = engines.sync.sync(is_poll, force).await;
+        let traffic = match &engines.traffic {
+            Some(traffic) => Some(traffic.handle.pass().await),
             None => None,
         };
         Outcome::Passed(nodes, traffic)
@@ -233,137 +204,5 @@ async fn one_pass(running: &Running, signals: &mut Signals, is_poll: bool, force
                 return Outcome::Stopped;
             }
         }
-    }
-}
-
-async fn serve(fail_fast: bool, handle: &Handle, signals: &mut Signals) -> Outcome {
-    let mut ready = Box::pin(handle.attempted().fuse());
-    let mut announced = false;
-    loop {
-        tokio::select! {
-            () = &mut ready, if !announced => {
-                announced = true;
-                service_manager::ready();
-            }
-            problems = handle.failed(), if fail_fast => return Outcome::Failed(problems),
-            asked = signals.next() => match asked {
-                Asked::Stop => {
-                    service_manager::stopping();
-                    return Outcome::Stopped;
-                }
-                // Not awaited: the outcome is in the log and the status.
-                Asked::Sync => {
-                    info!("asked by signal to sync now");
-                    handle.ask();
-                }
-            },
-        }
-    }
-}
-
-fn add_control(
-    config: &Config,
-    running: &Running,
-    meter: Meter,
-    supervisor: &mut Supervisor,
-) -> Result<(), FileError> {
-    let handler: Arc<dyn Handler> = Arc::new(Control {
-        running: running.clone(),
-        mode: mode_name(config.mode),
-        started: Timestamp::now(),
-        board: supervisor.board(),
-        meter,
-    });
-    let server = Arc::new(Server::bind(&config.state_dir, handler)?);
-    supervisor.task("control socket", Kind::Essential, move |mut shutdown, _| {
-        let server = server.clone();
-        async move {
-            tokio::select! {
-                () = shutdown.requested() => {}
-                () = server.serve() => {}
-            }
-        }
-    });
-    Ok(())
-}
-
-/// What shows the metrics.
-fn meter(config: &Config, running: &Running, board: TaskBoard) -> Meter {
-    let (sync, traffic) = (running.sync.clone(), running.traffic.clone());
-    Meter::new(config, mode_name(config.mode), sync, traffic, board)
-}
-
-struct Control {
-    running: Running,
-    mode: &'static str,
-    started: Timestamp,
-    board: TaskBoard,
-    meter: Meter,
-}
-
-impl Handler for Control {
-    fn answer(&self, call: Call) -> BoxFuture<'_, Value> {
-        Box::pin(async move {
-            match call {
-                Call::Sync { force } => {
-                    json!({ "nodes": self.running.sync.sync(false, force).await })
-                }
-                Call::Status {} => self.status(),
-                Call::Metrics { openmetrics } => {
-                    let format = if openmetrics {
-                        Format::OpenMetrics
-                    } else {
-                        Format::Text
-                    };
-                    let exposition = self.meter.exposition(format).await;
-                    json!({ "content_type": exposition.content_type, "body": exposition.body })
-                }
-                Call::Kick { user } => {
-                    json!({ "inbounds": self.running.sync.kick_user(user).await })
-                }
-                Call::Collect {} | Call::Decide { .. } => self.of_traffic(call).await,
-            }
-        })
-    }
-}
-
-impl Control {
-    async fn of_traffic(&self, call: Call) -> Value {
-        let Some(traffic) = &self.running.traffic else {
-            return json!({ "error": "traffic is not counted here" });
-        };
-        let Call::Decide { id, decision } = call else {
-            return json!({ "traffic": traffic.collect().await });
-        };
-        match traffic.decide(id, decision).await {
-            Ok(Ok(id)) => json!({ "id": id }),
-            Ok(Err(undecided)) => json!({ "error": undecided.to_string() }),
-            Err(error) => json!({ "error": error.to_string() }),
-        }
-    }
-
-    fn status(&self) -> Value {
-        let tasks: Vec<_> = self
-            .board
-            .status()
-            .into_iter()
-            .map(|task| {
-                json!({
-                    "name": task.name,
-                    "alive": task.alive,
-                    "restarts": task.restarts,
-                    "last_error": task.last_error,
-                })
-            })
-            .collect();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "process": std::process::id(),
-            "mode": self.mode,
-            "started": self.started,
-            "nodes": self.running.sync.status(),
-            "traffic": self.running.traffic.as_ref().map(traffic::engine::Handle::status),
-            "tasks": tasks,
-        })
     }
 }

@@ -9,8 +9,8 @@ use sd_notify::NotifyState;
 use tokio::time::sleep;
 use tracing::{error, warn};
 
+use super::running::Running;
 use crate::base::supervise::{Kind, Shutdown, Supervisor, TaskBoard};
-use crate::sync::engine::Handle;
 use crate::sync::status::NodeStatus;
 
 /// Between two looks at the tasks: a sixth of the unit's `WatchdogSec`.
@@ -25,23 +25,31 @@ pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// The configuration is being read anew; [`ready`] follows.
+pub(super) fn reloading() {
+    let Ok(now) = NotifyState::monotonic_usec_now() else {
+        return;
+    };
+    notify(&[NotifyState::Reloading, now]);
+}
+
 /// The end was asked for.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
 /// Adds the task that tells the service manager how things stand, where there is one.
-pub(super) fn add(sync: &Handle, supervisor: &mut Supervisor) {
+pub(super) fn add(running: &Running, supervisor: &mut Supervisor) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    let (sync, board) = (sync.clone(), supervisor.board());
+    let (running, board) = (running.clone(), supervisor.board());
     supervisor.task("service manager", Kind::Essential, move |shutdown, _| {
-        tell(sync.clone(), board.clone(), shutdown)
+        tell(running.clone(), board.clone(), shutdown)
     });
 }
 
-async fn tell(sync: Handle, board: TaskBoard, mut shutdown: Shutdown) {
+async fn tell(running: Running, board: TaskBoard, mut shutdown: Shutdown) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(EVERY, |limit| EVERY.min(limit / SIGNS));
     let mut said = String::new();
@@ -49,7 +57,7 @@ async fn tell(sync: Handle, board: TaskBoard, mut shutdown: Shutdown) {
         if watchdog.is_some() && lives(&board) {
             notify(&[NotifyState::Watchdog]);
         }
-        let line = line(&sync.status());
+        let line = line(&running.now().sync.status());
         if line != said {
             notify(&[NotifyState::Status(&line)]);
             said = line;

@@ -1,4 +1,5 @@
-//! Signals: TERM and INT end the agent, USR1 asks for a pass.
+//! Signals: TERM and INT end the agent, USR1 asks for a pass, HUP for the configuration to be read
+//! anew.
 
 use std::io;
 
@@ -9,6 +10,7 @@ pub(super) struct Signals {
     term: Signal,
     int: Signal,
     usr1: Signal,
+    hup: Signal,
 }
 
 /// What was asked for.
@@ -17,6 +19,8 @@ pub(super) enum Asked {
     Stop,
     /// To poll and reconcile now.
     Sync,
+    /// To read the configuration anew.
+    Reload,
 }
 
 impl Signals {
@@ -25,6 +29,7 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             usr1: signal(SignalKind::user_defined1())?,
+            hup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -34,6 +39,7 @@ impl Signals {
             _ = self.term.recv() => Asked::Stop,
             _ = self.int.recv() => Asked::Stop,
             _ = self.usr1.recv() => Asked::Sync,
+            _ = self.hup.recv() => Asked::Reload,
         }
     }
 }

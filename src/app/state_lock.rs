@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use tracing::debug;
 
+use super::reload::Reloaded;
 use crate::base::files::{FileError, PRIVATE_FOLDER, create_folder};
 use crate::base::lock::{Lock, Taken};
 use crate::control::{self, Call, ControlError};
@@ -109,6 +110,13 @@ pub(super) async fn call_when_it_listens(
             other => return other,
         }
     }
+}
+
+/// Has the running agent read its configuration anew; what it came to.
+pub async fn reload(state_dir: &Path) -> Result<Reloaded, ControlError> {
+    let mut answer = control::call(state_dir, Call::Reload {}).await?;
+    serde_json::from_value(answer["reloaded"].take())
+        .map_err(|e| ControlError::Answer(e.to_string()))
 }
 
 /// Asks the running agent how everything stands.

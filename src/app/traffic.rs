@@ -8,17 +8,16 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::state_lock::{Beside, call_when_it_listens, take_in_turn};
+use super::wiring::Wiring;
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::lock::Lock;
 use crate::base::supervise::Supervisor;
 use crate::config::{ApplyMode, Config};
 use crate::control::{self, Call, ControlError};
+use crate::model::progress::Silent;
 use crate::model::report::{Decision, ReportId};
-use crate::panel::PanelClient;
 use crate::store::StoreError;
-use crate::sync::engine::emails;
-use crate::traffic::engine::{Context, Engine};
 use crate::traffic::ledger::{self, Ledger, Undecided};
 use crate::traffic::sink::REPORT_TRAFFIC;
 use crate::traffic::status::TrafficStatus;
@@ -76,41 +75,19 @@ pub async fn collect(config: &Config) -> Result<TrafficStatus, TrafficError> {
 
 /// One read of every Xray, and nothing of the panel.
 async fn collect_here(config: &Config) -> Result<TrafficStatus, TrafficError> {
-    let Some(engine) = build(config, Clock::system(), false)? else {
+    let mut supervisor = Supervisor::new();
+    let wiring = Wiring::new(supervisor.groups(), Arc::new(Silent), false);
+    let Some(engine) = wiring.build_traffic(config, None)? else {
         return Ok(TrafficStatus::default());
     };
+    let engine = engine.into_engine();
     let handle = engine.handle();
-    let mut supervisor = Supervisor::new();
-    engine.start_reading(&mut supervisor);
+    engine.start_reading(supervisor.tasks());
     let mut status = TrafficStatus::default();
     let read = async { status = handle.collect().await };
     supervisor.run(read, READS_END_WITHIN).await;
     handle.let_go().await;
     Ok(status)
-}
-
-/// Traffic as configured; `None` where it is not counted. The caller holds the state folder's lock.
-pub(super) fn build(
-    config: &Config,
-    clock: Clock,
-    on_stop: bool,
-) -> Result<Option<Engine>, TrafficError> {
-    if uncounted(config).is_some() {
-        return Ok(None);
-    }
-    let panel = config
-        .panel
-        .clone()
-        .expect("invariant: a configuration to run has a panel");
-    let panel = PanelClient::for_reports(panel).map_err(TrafficError::Panel)?;
-    let inbounds = emails(config, clock)?;
-    let context = Context {
-        inbounds: &inbounds,
-        sinks: vec![Arc::new(panel)],
-        clock,
-        on_stop,
-    };
-    Ok(Some(Engine::build(config, &context)?))
 }
 
 /// Carries out what a person decided of a report; the number that it has then.

@@ -38,7 +38,7 @@ fn outcomes(mut answer: Value) -> Result<Vec<KickOutcome>, ControlError> {
 
 async fn kick_from_here(config: &Config, user: UserId) -> Result<Vec<KickOutcome>, UserError> {
     let (cores, context) = (
-        cores(config),
+        cores(config, &[]),
         super::oneshot::context(config, Arc::new(Silent)),
     );
     let mut inbounds = Vec::new();

@@ -7,21 +7,26 @@
 //! What this cannot see is a deadlock that blocks every thread of the runtime; that is what the
 //! service manager's watchdog is for, fed by a supervised task.
 
+mod group;
 mod handles;
 mod task;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::warn;
 
+pub use group::{Group, Groups};
 pub use handles::{Heartbeat, Shutdown, TaskBoard, TaskStatus};
-use task::{GivenUp, Make, Task};
+use task::{GivenUp, Task};
+use tasks::Request;
+pub use tasks::Tasks;
 
 /// How long aborted tasks may take to drop what they hold.
 const ABORT_TAKES: Duration = Duration::from_secs(1);
@@ -52,11 +57,24 @@ pub enum Ended {
 }
 
 /// Owns tasks: they begin with [`Supervisor::run`], and none outlives it.
-#[derive(Default)]
 pub struct Supervisor {
-    request: watch::Sender<bool>,
     board: TaskBoard,
-    tasks: Vec<Task>,
+    tasks: Tasks,
+    groups: Groups,
+    arrivals: mpsc::UnboundedReceiver<Tasks>,
+}
+
+impl Default for Supervisor {
+    fn default() -> Self {
+        let board = TaskBoard::default();
+        let (groups, arrivals) = Groups::new(board.clone());
+        Self {
+            tasks: Tasks::new(board.clone()),
+            board,
+            groups,
+            arrivals,
+        }
+    }
 }
 
 impl Supervisor {
@@ -67,7 +85,7 @@ impl Supervisor {
 
     /// A handle that tells when the end is asked for.
     pub fn shutdown(&self) -> Shutdown {
-        Shutdown::new(self.request.subscribe())
+        self.tasks.shutdown()
     }
 
     /// A handle for the status screen.
@@ -75,18 +93,26 @@ impl Supervisor {
         self.board.clone()
     }
 
-    /// Adds a task that is made anew for every start. It ends when its [`Shutdown`] is requested;
-    /// an end before that counts as a failure, like a panic.
+    /// The tasks that begin with the run and end with it.
+    pub fn tasks(&mut self) -> &mut Tasks {
+        &mut self.tasks
+    }
+
+    /// A handle by which groups of tasks are started in the midst of the run.
+    pub fn groups(&self) -> Groups {
+        self.groups.clone()
+    }
+
+    /// [`Tasks::task`] for one that begins with the run.
     pub fn task<F, Fut>(&mut self, name: impl Into<String>, kind: Kind, make: F)
     where
         F: FnMut(Shutdown, Heartbeat) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.add(name.into(), kind, None, make);
+        self.tasks.task(name, kind, make);
     }
 
-    /// Like [`Supervisor::task`], and it hangs when it does not [`beat`](Heartbeat::beat) for
-    /// `limit`.
+    /// [`Tasks::watched_task`] for one that begins with the run.
     pub fn watched_task<F, Fut>(
         &mut self,
         name: impl Into<String>,
@@ -97,50 +123,31 @@ impl Supervisor {
         F: FnMut(Shutdown, Heartbeat) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.add(name.into(), kind, Some(limit), make);
-    }
-
-    fn add<F, Fut>(&mut self, name: String, kind: Kind, limit: Option<Duration>, mut make: F)
-    where
-        F: FnMut(Shutdown, Heartbeat) -> Fut + Send + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        let row = self.board.add(name.clone());
-        let make: Make = Box::new(move |shutdown, heartbeat| Box::pin(make(shutdown, heartbeat)));
-        let (board, shutdown) = (self.board.clone(), self.shutdown());
-        self.tasks.push(Task {
-            name,
-            kind,
-            limit,
-            make,
-            board,
-            row,
-            shutdown,
-        });
+        self.tasks.watched_task(name, kind, limit, make);
     }
 
     /// Runs all tasks until `stop` completes or an essential one is given up. Then asks all to
     /// end, waits for `grace` at most, and aborts the rest.
     pub async fn run(self, stop: impl Future<Output = ()>, grace: Duration) -> Ended {
         let Self {
-            request,
             board,
             tasks,
+            groups: _,
+            mut arrivals,
         } = self;
-        let mut keepers: FuturesUnordered<_> = tasks.into_iter().map(Task::keep).collect();
-        let failed = tokio::select! {
-            () = stop => None,
-            failed = first_failure(&mut keepers) => Some(failed),
-        };
-        request.send_replace(true);
+        let mut kept = Kept::default();
+        kept.add(tasks);
+        let failed = kept.until(stop, &mut arrivals).await;
+        arrivals.close();
+        kept.requests.iter().for_each(Request::make);
         let mut late = Vec::new();
-        if timeout(grace, all(&mut keepers)).await.is_err() {
+        if timeout(grace, kept.all()).await.is_err() {
             late = board.abort_all();
             warn!(
                 "aborted, as they did not end within {grace:?}: {}",
                 late.join(", ")
             );
-            let _ = timeout(ABORT_TAKES, all(&mut keepers)).await;
+            let _ = timeout(ABORT_TAKES, kept.all()).await;
         }
         match failed {
             Some((name, why)) => Ended::EssentialFailed { name, why },
@@ -150,18 +157,48 @@ impl Supervisor {
     }
 }
 
-async fn first_failure<K>(keepers: &mut FuturesUnordered<K>) -> GivenUp
-where
-    K: Future<Output = Option<GivenUp>>,
-{
-    while let Some(kept) = keepers.next().await {
-        if let Some(failed) = kept {
-            return failed;
-        }
-    }
-    pending().await
+type Keeper = std::pin::Pin<Box<dyn Future<Output = Option<GivenUp>> + Send>>;
+
+/// The tasks that run, and the ways to ask them to end.
+#[derive(Default)]
+struct Kept {
+    keepers: FuturesUnordered<Keeper>,
+    requests: Vec<Request>,
 }
 
-async fn all<K: Future>(keepers: &mut FuturesUnordered<K>) {
-    while keepers.next().await.is_some() {}
+impl Kept {
+    fn add(&mut self, tasks: Tasks) {
+        // A group that was ended needs no more asking.
+        self.requests.retain(|request| !request.is_made());
+        let (request, tasks) = tasks.into_parts();
+        self.requests.push(request);
+        let keepers = tasks.into_iter();
+        self.keepers
+            .extend(keepers.map(|task| Box::pin(Task::keep(task)) as Keeper));
+    }
+
+    /// Until `stop` completes, or an essential task is given up.
+    async fn until(
+        &mut self,
+        stop: impl Future<Output = ()>,
+        arrivals: &mut mpsc::UnboundedReceiver<Tasks>,
+    ) -> Option<GivenUp> {
+        let mut stop = pin!(stop);
+        loop {
+            // All arms are cancel-safe.
+            tokio::select! {
+                () = &mut stop => return None,
+                Some(tasks) = arrivals.recv() => self.add(tasks),
+                Some(kept) = self.keepers.next(), if !self.keepers.is_empty() => {
+                    if kept.is_some() {
+                        return kept;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn all(&mut self) {
+        while self.keepers.next().await.is_some() {}
+    }
 }

@@ -42,7 +42,7 @@ pub struct RunArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run until a signal (the default). USR1 asks for a pass, TERM and INT end it.
+    /// Run until a signal (the default). USR1 asks for a pass, HUP for a reload, TERM and INT end it.
     Run(RunArgs),
     /// Make a pass now: by the running agent if there is one, else by itself.
     Sync {
@@ -70,12 +70,6 @@ pub enum Command {
     },
     /// Say everything that is wrong with the configuration.
     CheckConfig,
-    /// Show how the running agent stands.
-    Status {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
     /// Write a commented configuration to begin with, and say how to go on.
     Init {
         /// Where to; a file that is there is never overwritten.
@@ -90,6 +84,29 @@ pub enum Command {
     /// Exit code 0 unless nothing was configured yet: for the unit, which then does not start.
     #[command(hide = true)]
     IsConfigured,
+    /// Cut connections for an agent that may not: started by xray-agent-kick.socket.
+    #[command(hide = true)]
+    KickHelper {
+        /// Listen here [default: the listener on standard input].
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+    /// What is asked beside an agent that may be running.
+    #[command(flatten)]
+    Operation(Operation),
+}
+
+/// Commands of an operator, beside an agent that may be running.
+#[derive(Debug, Subcommand)]
+pub enum Operation {
+    /// Show how the running agent stands.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the running agent read its configuration anew; one that is wrong changes nothing.
+    Reload,
     /// Print the running agent's metrics for Prometheus.
     Metrics {
         /// As OpenMetrics 1.0 instead of Prometheus' text format.
@@ -104,13 +121,6 @@ pub enum Command {
         /// Only this inbound.
         #[arg(long, value_name = "TAG")]
         inbound: Option<String>,
-    },
-    /// Cut connections for an agent that may not: started by xray-agent-kick.socket.
-    #[command(hide = true)]
-    KickHelper {
-        /// Listen here [default: the listener on standard input].
-        #[arg(long, value_name = "PATH")]
-        socket: Option<PathBuf>,
     },
     /// Show what traffic was counted and what the panel has of it, or act on it.
     Traffic(TrafficArgs),

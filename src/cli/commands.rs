@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 
-use super::args::{Cli, Command, RunArgs};
+use super::args::{Cli, Command, Operation, RunArgs};
 use super::{
     FAILED, INTERNAL, USAGE, email, init, kick_helper, print, progress, stream, traffic, users,
 };
-use crate::app::{self, Beside, Outcome, RunError, Style};
+use crate::app::{self, Beside, Origin, Outcome, RunError, Stamp, Style};
 use crate::config::{self, Config, Environment, Need, Sources};
 use crate::model::ids::NodeId;
 
@@ -27,8 +27,8 @@ pub(super) async fn run(cli: Cli) -> u8 {
             ..
         }) => dry_run(file, verbose).await,
         Some(Command::Sync { force, .. }) => {
-            with_config(file, Need::Run, async |config| {
-                pass(&config, Style::Now { force }).await
+            with_origin(file, Need::Run, async |config, origin| {
+                pass(&config, origin, Style::Now { force }).await
             })
             .await
         }
@@ -46,37 +46,23 @@ pub(super) async fn run(cli: Cli) -> u8 {
         Some(Command::Init { output }) => init::write(&output),
         Some(Command::IsConfigured) => init::is_configured(file),
         Some(Command::Completions { shell }) => completions(shell),
-        Some(Command::Status { json }) => {
-            with_config(file, Need::Run, async |config| {
-                status(&config.state_dir, json).await
-            })
-            .await
-        }
-        Some(Command::Metrics { openmetrics }) => {
-            with_config(file, Need::Run, async |config| {
-                metrics(&config.state_dir, openmetrics).await
-            })
-            .await
-        }
-        Some(Command::Email { set, inbound }) => {
-            with_config(file, Need::Run, async |config| {
-                email::run(&config, set, inbound)
-            })
-            .await
-        }
-        Some(Command::Users(command)) => {
-            with_config(file, Need::Run, async |config| {
-                users::run(&config, command).await
-            })
-            .await
-        }
         Some(Command::KickHelper { socket }) => kick_helper::run(file, socket.as_deref()).await,
-        Some(Command::Traffic(args)) => {
-            with_config(file, Need::Run, async |config| {
-                traffic::run(&config, args).await
-            })
-            .await
+        Some(Command::Operation(what)) => {
+            with_config(file, Need::Run, async |config| operate(&config, what).await).await
         }
+    }
+}
+
+/// What is asked beside an agent that may be running.
+async fn operate(config: &Config, operation: Operation) -> u8 {
+    let state_dir = &config.state_dir;
+    match operation {
+        Operation::Status { json } => status(state_dir, json).await,
+        Operation::Reload => reload(state_dir).await,
+        Operation::Metrics { openmetrics } => metrics(state_dir, openmetrics).await,
+        Operation::Email { set, inbound } => email::run(config, set, inbound),
+        Operation::Users(command) => users::run(config, command).await,
+        Operation::Traffic(args) => traffic::run(config, args).await,
     }
 }
 
@@ -86,10 +72,24 @@ async fn with_config(
     need: Need,
     then: impl AsyncFnOnce(Config) -> u8,
 ) -> u8 {
+    Box::pin(with_origin(file, need, async |config, _| {
+        then(config).await
+    }))
+    .await
+}
+
+/// The same for what reads the configuration again.
+async fn with_origin(
+    file: Option<PathBuf>,
+    need: Need,
+    then: impl AsyncFnOnce(Config, Origin) -> u8,
+) -> u8 {
     let sources = Sources {
         environment: Environment::of_process(),
         file,
     };
+    // Before it is read: a change in between is seen as one.
+    let stamp = Stamp::of(&sources);
     let config = match config::read(&sources, need) {
         Ok(config) => config,
         Err(problems) => {
@@ -97,11 +97,20 @@ async fn with_config(
             return USAGE;
         }
     };
-    if let Err(why) = app::init_logging(&config.log) {
-        eprintln!("{why}");
-        return USAGE;
+    match app::init_logging(&config.log) {
+        Ok(log) => {
+            let origin = Origin {
+                sources,
+                stamp,
+                log,
+            };
+            then(config, origin).await
+        }
+        Err(why) => {
+            eprintln!("{why}");
+            USAGE
+        }
     }
-    then(config).await
 }
 
 async fn agent(file: Option<PathBuf>, args: RunArgs) -> u8 {
@@ -112,11 +121,14 @@ async fn agent(file: Option<PathBuf>, args: RunArgs) -> u8 {
             fail_fast: args.fail_fast,
         }
     };
-    with_config(file, Need::Run, async |config| pass(&config, style).await).await
+    with_origin(file, Need::Run, async |config, origin| {
+        pass(&config, origin, style).await
+    })
+    .await
 }
 
-async fn pass(config: &Config, style: Style) -> u8 {
-    match app::run(config, style, progress::for_stderr()).await {
+async fn pass(config: &Config, origin: Origin, style: Style) -> u8 {
+    match app::run(config, origin, style, progress::for_stderr()).await {
         Ok(Outcome::Stopped) => 0,
         Ok(Outcome::Passed(nodes, traffic)) => {
             let code = print::outcome(&nodes);
@@ -235,6 +247,16 @@ async fn metrics(state_dir: &Path, openmetrics: bool) -> u8 {
             print!("{text}");
             0
         }
+        Err(error) => {
+            eprintln!("{}: {error}", state_dir.display());
+            FAILED
+        }
+    }
+}
+
+async fn reload(state_dir: &Path) -> u8 {
+    match app::reload(state_dir).await {
+        Ok(reloaded) => print::reloaded(&reloaded),
         Err(error) => {
             eprintln!("{}: {error}", state_dir.display());
             FAILED

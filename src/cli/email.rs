@@ -44,7 +44,7 @@ fn parts(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<Parts>> {
         around_removal: std::sync::Arc::new(Nobody),
         cutter: None,
     };
-    let cores = cores(config);
+    let cores = cores(config, &[]);
     let mut all = Vec::new();
     for node in &config.nodes {
         all.extend(inbound_parts(config, node, &cores, &[], &context)?);

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{FAILED, traffic_print};
-use crate::app::Preview;
+use crate::app::{Preview, Reloaded};
 use crate::config::{ApplyMode, Config};
 use crate::model::ids::UserId;
 use crate::model::user_list::UserList;
@@ -233,4 +233,20 @@ pub(super) fn status(answer: &Value) -> u8 {
             FAILED
         }
     }
+}
+
+/// What a reload came to.
+pub(super) fn reloaded(reloaded: &Reloaded) -> u8 {
+    if reloaded.changed.is_empty() {
+        println!("read: nothing has changed");
+    } else {
+        println!("taken in: {}", reloaded.changed.join(", "));
+    }
+    if !reloaded.after_restart.is_empty() {
+        println!(
+            "changed too, but taken in by a restart only: {}",
+            reloaded.after_restart.join(", ")
+        );
+    }
+    0
 }

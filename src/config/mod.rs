@@ -73,7 +73,7 @@ pub struct Config {
 }
 
 /// The panel's internal API (`panel-internal.md`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Panel {
     /// Base address, without a slash at its end.
     pub url: url::Url,

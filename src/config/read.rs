@@ -40,6 +40,15 @@ pub struct Sources {
     pub file: Option<PathBuf>,
 }
 
+impl Sources {
+    /// The file that is read, whether it is there or not.
+    pub fn file_in_use(&self) -> PathBuf {
+        self.file
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
+    }
+}
+
 /// What the configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {

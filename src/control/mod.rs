@@ -35,6 +35,8 @@ pub enum Call {
         #[serde(default)]
         openmetrics: bool,
     },
+    /// Read the configuration anew; answers with what changed.
+    Reload {},
     /// Read every Xray's counters now; answers with how traffic stands after that.
     Collect {},
     /// Carry out what a person decided of a report; answers with the number that it has then.

@@ -204,6 +204,12 @@ families! {
         "How long a transaction took, from its begin to the disk."
     LEDGER_READ: Gauge "ledger_read_timestamp_seconds" NONE
         "When the sums by node, report and user were read from the ledger; 0 before the first time."
+    CONFIG_GOOD: Gauge "config_last_reload_successful" NONE
+        "1 unless the configuration was refused when it was last read."
+    CONFIG_LOADED: Gauge "config_last_reload_success_timestamp_seconds" NONE
+        "When the configuration was last taken in, as Unix time."
+    CONFIG_BEHIND: Gauge "config_restart_needed" NONE
+        "1 where something of the configuration takes effect at the next start only."
     TASK_UP: Gauge "task_up" TASK
         "1 while the task runs, 0 in a pause before it is started again."
     TASK_RESTARTS: Counter "task_restarts" TASK

@@ -73,6 +73,11 @@ impl PanelClient {
         })
     }
 
+    /// How it is configured.
+    pub fn config(&self) -> &Panel {
+        &self.config
+    }
+
     /// The panel's address.
     pub fn base_url(&self) -> &Url {
         &self.config.url

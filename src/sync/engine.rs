@@ -6,35 +6,31 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::desired::union;
+use super::carried::{Carried, NodeEnds};
 use super::hook_loop::{self, HookParts};
 use super::inbound::Parts;
 use super::inbound_loop;
 use super::kick::by_hand::{ByHand, KickOutcome};
-use super::kick::{Blocks, Kicker};
-use super::link::{ApplierLink, ApplierStatus, NodeLink};
+use super::link::{ApplierLink, NodeLink};
 use super::node::{self, NodeParts};
-use super::observe::Observer;
 use super::outputs::NodeFiles;
 use super::polled::Polled;
 use super::pushed::Pushed;
-use super::state::StateFolder;
-use super::status::{HookStatus, InboundStatus, NodeStatus};
+use super::status::NodeStatus;
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
-use crate::base::lock::{Lock, Taken};
-use crate::base::supervise::{Kind, Supervisor};
-use crate::config::{ApplyMode, Config, Inbound, Node, Xray};
+use crate::base::supervise::{Kind, Tasks};
+use crate::config::{ApplyMode, Config, Node};
 use crate::hook::HookRunner;
 use crate::model::around_removal::AroundRemoval;
 use crate::model::cut::Cutter;
 use crate::model::desired::{DesiredSource, InboundKey};
-use crate::model::email::Emails;
 use crate::model::ids::{NodeId, UserId};
 use crate::model::progress::Progress;
 use crate::model::tally::{Calls, Passes};
 use crate::panel::PanelClient;
-use crate::xray::client::XrayClient;
+
+pub use super::managed::{Core, cores, emails, inbound_parts, lock};
 
 /// A loop that was silent for this much longer than the calls in a row that it may wait for hangs.
 const HANGS_AFTER: Duration = Duration::from_mins(2);
@@ -77,8 +73,10 @@ pub struct Engine {
     nodes: Vec<(NodeParts, NodeLink)>,
     inbounds: Vec<(Parts, ApplierLink)>,
     hooks: Vec<(HookParts, ApplierLink)>,
-    locks: Vec<Lock>,
     pushed: Arc<Pushed>,
+    carried: Carried,
+    /// Nodes of the run before that are none of this one.
+    gone: Vec<NodeLink>,
 }
 
 /// A handle to the running engine.
@@ -88,8 +86,8 @@ pub struct Handle {
     pushed: Arc<Pushed>,
     by_hand: Arc<[ByHand]>,
     tallies: Arc<Tallies>,
-    /// Held as long as anybody has a handle.
-    _locks: Arc<Vec<Lock>>,
+    /// With the inbounds' locks: held as long as anybody has a handle.
+    carried: Arc<Carried>,
 }
 
 /// What was counted since the start.
@@ -102,98 +100,142 @@ pub struct Tallies {
     pub passes: Vec<(InboundKey, Arc<Passes>)>,
 }
 
+/// What all nodes have in common.
+struct Common<'a> {
+    config: &'a Config,
+    context: &'a Context,
+    panel: PanelClient,
+    polled: Arc<Polled>,
+    sources: Vec<Arc<dyn DesiredSource>>,
+}
+
 impl Engine {
     /// Builds everything that `config` names, and takes the lock of each inbound.
     pub fn build(config: &Config, context: &Context) -> Result<Self, BuildError> {
-        let panel = config
-            .panel
-            .clone()
-            .expect("invariant: a configuration to run has a panel");
-        let panel = PanelClient::new(panel).map_err(BuildError::Panel)?;
-        let ids = config.nodes.iter().map(|node| node.id);
-        let polled = Arc::new(Polled::open(&config.state_dir, ids)?);
-        let keys = keys(config);
-        let pushed = Arc::new(Pushed::open(&config.state_dir, keys.iter())?);
+        Self::assemble(config, context, &Carried::default())
+    }
+
+    /// The same for what takes the place of `before`, with the same state folder. Nothing changes for
+    /// that as long as this is not started; it is to be ended first.
+    pub fn rebuild(
+        config: &Config,
+        context: &Context,
+        before: &Handle,
+    ) -> Result<Self, BuildError> {
+        Self::assemble(config, context, &before.carried)
+    }
+
+    fn assemble(config: &Config, context: &Context, before: &Carried) -> Result<Self, BuildError> {
+        let panel = before.panel(config)?;
+        let (polled, pushed) = (before.polled(config)?, before.pushed(config)?);
         let mut sources: Vec<Arc<dyn DesiredSource>> = vec![polled.clone(), pushed.clone()];
         sources.extend(context.further_sources.iter().cloned());
-        let cores = cores(config);
-
         let mut engine = Self {
             nodes: Vec::new(),
             inbounds: Vec::new(),
             hooks: Vec::new(),
-            locks: Vec::new(),
+            carried: Carried {
+                panel: Some(panel.clone()),
+                polled: Some(polled.clone()),
+                pushed: Some(pushed.clone()),
+                cores: cores(config, &before.cores),
+                ..Carried::default()
+            },
             pushed,
+            gone: Vec::new(),
+        };
+        let common = Common {
+            config,
+            context,
+            panel,
+            polled,
+            sources,
         };
         for node in &config.nodes {
-            let reported = Arc::new(Notify::new());
-            let appliers = match config.mode {
-                ApplyMode::XrayGrpc => {
-                    let parts = inbound_parts(config, node, &cores, &sources, context)?;
-                    engine.add_inbounds(parts, &reported)?
-                }
-                ApplyMode::Cmd => vec![engine.add_hook(config, node, context, &reported)],
-                ApplyMode::None => Vec::new(),
-            };
-            let parts = NodeParts {
-                id: node.id,
-                mode: config.mode,
-                panel: panel.clone(),
-                polled: polled.clone(),
-                files: NodeFiles::new(&config.output, node.id),
-                state_file: config
-                    .state_dir
-                    .join("nodes")
-                    .join(format!("node-{}.json", node.id)),
-                sync: config.sync.clone(),
-                clock: context.clock,
-                appliers,
-                reported,
-                polls: context.polls,
-            };
-            engine
-                .nodes
-                .push((parts, NodeLink::new(NodeStatus::new(node.id))));
+            engine.add_node(node, &common, before)?;
         }
+        engine.gone = before.gone(&engine.carried);
         Ok(engine)
+    }
+
+    fn add_node(
+        &mut self,
+        node: &Node,
+        common: &Common<'_>,
+        before: &Carried,
+    ) -> Result<(), BuildError> {
+        let (config, context) = (common.config, common.context);
+        let NodeEnds { link, reported } = before.node(node.id);
+        let appliers = match config.mode {
+            ApplyMode::XrayGrpc => self.add_inbounds(node, common, before, &reported)?,
+            ApplyMode::Cmd => vec![self.add_hook(node, common, before, &reported)],
+            ApplyMode::None => Vec::new(),
+        };
+        let parts = NodeParts {
+            id: node.id,
+            mode: config.mode,
+            panel: common.panel.clone(),
+            polled: common.polled.clone(),
+            files: NodeFiles::new(&config.output, node.id),
+            state_file: config
+                .state_dir
+                .join("nodes")
+                .join(format!("node-{}.json", node.id)),
+            sync: config.sync.clone(),
+            clock: context.clock,
+            appliers,
+            reported: reported.clone(),
+            polls: context.polls,
+        };
+        self.nodes.push((parts, link.clone()));
+        self.carried
+            .nodes
+            .insert(node.id, NodeEnds { link, reported });
+        Ok(())
     }
 
     fn add_inbounds(
         &mut self,
-        all: Vec<Parts>,
+        node: &Node,
+        common: &Common<'_>,
+        before: &Carried,
         reported: &Arc<Notify>,
     ) -> Result<Vec<ApplierLink>, BuildError> {
+        let (config, context) = (common.config, common.context);
+        let cores = self.carried.cores.clone();
         let mut links = Vec::new();
-        for parts in all {
-            self.locks.push(lock(&parts)?);
-            let status = InboundStatus {
-                xray: parts.key.xray.clone(),
-                tag: parts.key.tag.0.clone(),
-                read_back: true,
-                ..InboundStatus::default()
-            };
-            let link = ApplierLink::new(ApplierStatus::Inbound(Box::new(status)), reported.clone());
-            links.push(link.clone());
-            self.inbounds.push((parts, link));
+        for mut parts in inbound_parts(config, node, &cores, &common.sources, context)? {
+            let lock = before.lock(&parts)?;
+            let file = parts.observer.folder.lock_file();
+            self.carried.locks.insert(file, lock);
+            let ends = before.inbound(&parts.key, reported);
+            parts.passes = ends.passes.clone();
+            links.push(ends.link.clone());
+            self.carried
+                .inbounds
+                .insert(parts.key.clone(), ends.clone());
+            self.inbounds.push((parts, ends.link));
         }
         Ok(links)
     }
 
     fn add_hook(
         &mut self,
-        config: &Config,
         node: &Node,
-        context: &Context,
+        common: &Common<'_>,
+        before: &Carried,
         reported: &Arc<Notify>,
     ) -> ApplierLink {
+        let config = common.config;
         let command = config.hook.command.clone().unwrap_or_default();
         let parts = HookParts {
             node: node.id,
             files: NodeFiles::new(&config.output, node.id),
             runner: HookRunner::new(command, config.hook.timeout),
-            clock: context.clock,
+            clock: common.context.clock,
         };
-        let link = ApplierLink::new(ApplierStatus::Hook(HookStatus::default()), reported.clone());
+        let link = before.hook(node.id, reported);
+        self.carried.hooks.insert(node.id, link.clone());
         self.hooks.push((parts, link.clone()));
         link
     }
@@ -217,51 +259,44 @@ impl Engine {
         }
     }
 
-    /// Hands every loop to the supervisor.
-    pub fn start(self, supervisor: &mut Supervisor) -> Handle {
+    /// Hands every loop over to be run.
+    pub fn start(self, tasks: &mut Tasks) -> Handle {
+        for node in &self.gone {
+            node.retire();
+        }
         let tallies = Arc::new(self.tallies());
-        let by_hand = self
-            .inbounds
-            .iter()
-            .map(|(parts, _)| ByHand::of(parts))
-            .collect();
-        let nodes = self
-            .nodes
-            .iter()
-            .map(|(parts, link)| (parts.id, link.clone()))
-            .collect();
+        let inbounds = self.inbounds.iter();
+        let by_hand = inbounds.map(|(parts, _)| ByHand::of(parts)).collect();
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|(parts, link)| (parts.id, link.clone()));
+        let handle = Handle {
+            nodes: nodes.collect(),
+            pushed: self.pushed,
+            by_hand,
+            tallies,
+            carried: Arc::new(self.carried),
+        };
         for (parts, link) in self.nodes {
             let name = format!("node {}", parts.id);
             let hangs_after = HANGS_AFTER + parts.panel.longest_call();
-            supervisor.watched_task(
-                name,
-                Kind::Essential,
-                hangs_after,
-                move |shutdown, heartbeat| {
-                    node::run(parts.clone(), link.clone(), shutdown, heartbeat)
-                },
-            );
+            tasks.watched_task(name, Kind::Essential, hangs_after, move |shutdown, beat| {
+                node::run(parts.clone(), link.clone(), shutdown, beat)
+            });
         }
         for (parts, link) in self.inbounds {
             let name = format!("inbound {}", parts.key);
             let hangs_after = HANGS_AFTER + parts.observer.client.longest_call() * CALLS_IN_A_ROW;
-            supervisor.watched_task(name, Kind::Essential, hangs_after, move |shutdown, beat| {
+            tasks.watched_task(name, Kind::Essential, hangs_after, move |shutdown, beat| {
                 inbound_loop::run(parts.clone(), link.clone(), shutdown, beat)
             });
         }
         for (parts, link) in self.hooks {
             let name = format!("hook of node {}", parts.node);
-            supervisor.task(name, Kind::Leaf, move |shutdown, heartbeat| {
+            tasks.task(name, Kind::Leaf, move |shutdown, heartbeat| {
                 hook_loop::run(parts.clone(), link.clone(), shutdown, heartbeat)
             });
         }
-        Handle {
-            nodes,
-            pushed: self.pushed,
-            by_hand,
-            tallies,
-            _locks: Arc::new(self.locks),
-        }
+        handle
     }
 }
 
@@ -317,115 +352,4 @@ impl Handle {
 pub async fn kick_user(inbounds: &[ByHand], user: UserId) -> Vec<KickOutcome> {
     let kicks = inbounds.iter().map(|inbound| inbound.kick(user));
     futures_util::future::join_all(kicks).await
-}
-
-/// One Xray, as all its inbounds share it.
-#[derive(Clone)]
-pub struct Core {
-    client: XrayClient,
-    blocks: Arc<Blocks>,
-}
-
-/// Every Xray.
-pub fn cores(config: &Config) -> Vec<Core> {
-    let core = |xray: &Xray| {
-        let client = XrayClient::new(xray.clone());
-        let outbound = config.kick.block_outbound.clone();
-        Core {
-            blocks: Arc::new(Blocks::new(client.clone(), outbound)),
-            client,
-        }
-    };
-    config.xrays.iter().map(core).collect()
-}
-
-/// What the inbounds of `node` need.
-pub fn inbound_parts(
-    config: &Config,
-    node: &Node,
-    cores: &[Core],
-    sources: &[Arc<dyn DesiredSource>],
-    context: &Context,
-) -> Result<Vec<Parts>, FileError> {
-    let parts = node.inbounds.iter().map(|inbound| {
-        let key = key(node, inbound);
-        let folder = StateFolder::open(&config.state_dir, &key, context.clock)?;
-        let core = cores
-            .iter()
-            .find(|core| core.client.name() == inbound.xray)
-            .expect("invariant: a configuration names only Xrays that it has");
-        let said: Vec<_> = sources.iter().map(|source| source.desired(&key)).collect();
-        Ok(Parts {
-            served: union(&said).users,
-            observer: Observer::new(
-                core.client.clone(),
-                inbound.clone(),
-                folder,
-                context.clock,
-                config.sync.resync_interval,
-            ),
-            key,
-            sources: sources.to_vec(),
-            brake: config.sync.brake,
-            interval: config.sync.interval,
-            alone: is_alone(config, inbound),
-            progress: context.progress.clone(),
-            passes: Arc::default(),
-            around_removal: context.around_removal.clone(),
-            kicker: Kicker {
-                client: core.client.clone(),
-                cutter: context.cutter.clone().filter(|_| config.kick.enabled),
-                looks_ahead: context.polls,
-                blocks: core.blocks.clone(),
-            },
-        })
-    });
-    parts.collect()
-}
-
-/// Every managed inbound with the e-mails that it writes and knows, in the order of the configuration:
-/// for whoever has to tell whose a counter is.
-pub fn emails(config: &Config, clock: Clock) -> Result<Vec<(InboundKey, Emails)>, FileError> {
-    let inbounds = config
-        .nodes
-        .iter()
-        .flat_map(|node| node.inbounds.iter().map(move |inbound| (node, inbound)));
-    let emails = inbounds.map(|(node, inbound)| {
-        let key = key(node, inbound);
-        let state = StateFolder::open(&config.state_dir, &key, clock)?.state()?;
-        let emails = state.emails_of(&inbound.kernel_id, is_alone(config, inbound));
-        Ok((key, emails))
-    });
-    emails.collect()
-}
-
-/// Whether no other inbound of the same Xray is managed.
-fn is_alone(config: &Config, inbound: &Inbound) -> bool {
-    let all = config.nodes.iter().flat_map(|node| &node.inbounds);
-    all.filter(|other| other.xray == inbound.xray).count() == 1
-}
-
-/// Takes the lock of an inbound: two agents on one would undo each other's work.
-pub fn lock(parts: &Parts) -> Result<Lock, BuildError> {
-    let holder = format!("xray-agent, process {}", std::process::id());
-    match Lock::try_take(&parts.observer.folder.lock_file(), &holder)? {
-        Taken::Held(lock) => Ok(lock),
-        Taken::Busy(who) => Err(BuildError::Managed(parts.key.to_string(), who)),
-    }
-}
-
-fn key(node: &Node, inbound: &Inbound) -> InboundKey {
-    InboundKey {
-        node: node.id,
-        xray: inbound.xray.clone(),
-        tag: inbound.tag.clone(),
-    }
-}
-
-fn keys(config: &Config) -> Vec<InboundKey> {
-    config
-        .nodes
-        .iter()
-        .flat_map(|node| node.inbounds.iter().map(move |inbound| key(node, inbound)))
-        .collect()
 }

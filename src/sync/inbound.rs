@@ -107,12 +107,7 @@ impl InboundSync {
         let mut state = folder.state()?;
         let emails = state.emails_of(&parts.observer.inbound.kernel_id, parts.alone);
         state.emails = Some(emails.clone());
-        let status = InboundStatus {
-            xray: parts.key.xray.clone(),
-            tag: parts.key.tag.0.clone(),
-            read_back: true,
-            ..InboundStatus::default()
-        };
+        let status = InboundStatus::new(&parts.key);
         let served_before = Users::clone(&parts.served);
         let level = parts.observer.inbound.level;
         let (kicker, passes) = (parts.kicker.clone(), parts.passes.clone());
@@ -130,6 +125,15 @@ impl InboundSync {
             status,
             said: Said::default(),
         })
+    }
+
+    /// Goes on where another loop of the same inbound has ended.
+    pub(super) fn resume(&mut self, status: &InboundStatus) {
+        self.kicks.resume(&status.kick);
+        self.status = InboundStatus {
+            kick: self.kicks.status(),
+            ..status.clone()
+        };
     }
 
     /// Which inbound it is.

@@ -28,7 +28,8 @@ pub(super) async fn run(
 ) {
     let lost = parts.observer.client.lost_connections();
     let progress = Arc::clone(&parts.progress);
-    let served = match link.last_report().number {
+    let before = link.last_report();
+    let served = match before.number {
         0 => parts.served,
         // For a loop that is started anew that was long ago.
         _ => Users::from([]),
@@ -41,19 +42,22 @@ pub(super) async fn run(
         }),
         ..parts
     };
-    let sync = match InboundSync::open(parts) {
+    let mut sync = match InboundSync::open(parts) {
         Ok(sync) => sync,
         Err(failure) => {
             error!("{failure}");
             return;
         }
     };
+    if let (1.., ApplierStatus::Inbound(status)) = (before.number, &before.status) {
+        sync.resume(status);
+    }
     let orders = link.orders();
     let mut applier = Applier {
         sync,
         // A loop that was started anew looks at everything again, and carries out the last order
         // unless it was carried out before: its force was for the answer of that moment.
-        served: link.last_report().number,
+        served: before.number,
         is_first: true,
         link,
         orders,

@@ -188,6 +188,14 @@ impl NodeLink {
             .clone()
     }
 
+    /// The node is not served any more: whoever waits for it gets its last word.
+    pub(super) fn retire(&self) {
+        self.report.send_modify(|report| {
+            report.request = u64::MAX;
+            report.attempted = true;
+        });
+    }
+
     /// How the node stands.
     pub(super) fn status(&self) -> NodeStatus {
         self.report.borrow().status.clone()
@@ -281,6 +289,15 @@ mod tests {
         link.give(order(2, false));
         reported(&link, 1);
         assert!(!link.take_order(&mut orders).force);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_a_node_that_is_gone_gets_its_last_word() {
+        let link = NodeLink::new(NodeStatus::new(NodeId(1)));
+        let (answer, ()) = tokio::join!(link.ask(false, false), async { link.retire() });
+        assert_eq!(answer, NodeStatus::new(NodeId(1)));
+        assert_eq!(link.ask(true, true).await, answer);
+        link.attempted().await;
     }
 
     #[test]

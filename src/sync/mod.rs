@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod brake;
+mod carried;
 pub mod desired;
 pub mod engine;
 pub mod facts;
@@ -12,6 +13,7 @@ mod inbound_loop;
 pub mod kick;
 mod link;
 pub mod live;
+mod managed;
 mod node;
 pub mod observe;
 pub mod outputs;

@@ -130,7 +130,10 @@ impl NodeLoop {
         let last = parts.appliers.iter().map(ApplierLink::last_order).max();
         let interval = parts.sync.interval;
         Ok(Self {
-            status: NodeStatus::new(parts.id),
+            status: NodeStatus {
+                hook: None,
+                ..link.status()
+            },
             said: Said::default(),
             backoff: Backoff::new(interval, FAILED_POLL_PAUSE_MAX),
             next_poll: Instant::now(),

@@ -25,22 +25,25 @@ impl Polled {
         let folder = state_dir.join("nodes");
         create_folder(state_dir, PRIVATE_FOLDER)?;
         create_folder(&folder, PRIVATE_FOLDER)?;
-        let why: Arc<str> = "not asked yet".into();
-        let mut read = BTreeMap::new();
-        for node in nodes {
-            let last_good = read_list(&file(&folder, node))?;
-            read.insert(
-                node,
-                Desired::Unknown {
-                    last_good,
-                    why: why.clone(),
-                },
-            );
-        }
-        Ok(Self {
+        let polled = Self {
             folder,
-            nodes: RwLock::new(read),
-        })
+            nodes: RwLock::default(),
+        };
+        polled.add(nodes)?;
+        Ok(polled)
+    }
+
+    /// Reads those of further `nodes`; what is known of a node stays.
+    pub fn add(&self, nodes: impl Iterator<Item = NodeId>) -> Result<(), FileError> {
+        for node in nodes {
+            if self.get(node).is_some() {
+                continue;
+            }
+            let last_good = read_list(&file(&self.folder, node))?;
+            let why: Arc<str> = "not asked yet".into();
+            self.put(node, Desired::Unknown { last_good, why });
+        }
+        Ok(())
     }
 
     /// A good answer.

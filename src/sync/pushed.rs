@@ -32,13 +32,21 @@ impl Pushed {
         let folder = state_dir.join("pushed");
         create_folder(state_dir, PRIVATE_FOLDER)?;
         create_folder(&folder, PRIVATE_FOLDER)?;
-        let sets = inbounds
-            .map(|key| (key.clone(), read(&file(&folder, key))))
-            .collect();
-        Ok(Self {
+        let pushed = Self {
             folder,
-            sets: RwLock::new(sets),
-        })
+            sets: RwLock::default(),
+        };
+        pushed.add(inbounds);
+        Ok(pushed)
+    }
+
+    /// Reads those of further `inbounds`; what is known of an inbound stays.
+    pub fn add<'a>(&self, inbounds: impl Iterator<Item = &'a InboundKey>) {
+        for key in inbounds {
+            let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
+            let set = || read(&file(&self.folder, key));
+            sets.entry(key.clone()).or_insert_with(set);
+        }
     }
 
     /// Replaces the set of one inbound, durably. Blocks on the disk.

@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::desired::InboundKey;
 use crate::model::ids::NodeId;
 
 /// One managed inbound after its last pass.
@@ -172,6 +173,16 @@ impl NodeStatus {
 }
 
 impl InboundStatus {
+    /// One of which nothing is known yet.
+    pub fn new(key: &InboundKey) -> Self {
+        Self {
+            xray: key.xray.clone(),
+            tag: key.tag.0.clone(),
+            read_back: true,
+            ..Self::default()
+        }
+    }
+
     /// Why the inbound is not as it should be, if it is not.
     pub fn problem(&self) -> Option<String> {
         if let Some(error) = &self.error {

@@ -3,6 +3,7 @@
 //! for Xray still has it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -60,6 +61,8 @@ pub(super) struct CollectorParts {
     pub(super) interval: Duration,
     pub(super) adopts: bool,
     pub(super) on_stop: bool,
+    /// The end that is asked for is followed by another run.
+    pub(super) hands_over: Arc<AtomicBool>,
     pub(super) clock: Clock,
     pub(super) link: CollectorLink,
 }
@@ -109,7 +112,7 @@ pub(super) async fn run(parts: CollectorParts, mut shutdown: Shutdown, heartbeat
             () = collector.turn() => {}
         }
     }
-    if collector.parts.on_stop {
+    if collector.parts.on_stop && !collector.parts.hands_over.load(Ordering::Relaxed) {
         let _ = timeout(LAST_READ_TAKES, collector.turn()).await;
     }
     collector.parts.link.ended.send_replace(true);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
@@ -18,7 +19,7 @@ use super::reporter::{self, ReporterLink, ReporterParts};
 use super::sink::Sink;
 use super::status::{SinkStatus, TrafficStatus, XrayTraffic};
 use crate::base::clock::Clock;
-use crate::base::supervise::{Kind, Supervisor};
+use crate::base::supervise::{Kind, Tasks};
 use crate::config::{Config, FirstRead, Xray};
 use crate::model::around_removal::AroundRemoval;
 use crate::model::desired::InboundKey;
@@ -62,56 +63,80 @@ pub struct Engine {
 /// A handle to running traffic.
 #[derive(Clone)]
 pub struct Handle {
-    collectors: Arc<BTreeMap<String, CollectorLink>>,
+    collectors: Arc<BTreeMap<String, (XrayClient, CollectorLink)>>,
     reporters: Arc<[ReporterLink]>,
     requests: Arc<[Arc<Calls>]>,
     ledger: Ledger,
+    /// The end that is asked for is followed by another run.
+    hands_over: Arc<AtomicBool>,
+}
+
+/// What the loops have in common.
+struct Common<'a> {
+    config: &'a Config,
+    context: &'a Context<'a>,
+    before: Option<&'a Handle>,
+    ledger: Ledger,
+    sinks: Arc<[&'static str]>,
+    reports: Arc<watch::Sender<u64>>,
+    hands_over: Arc<AtomicBool>,
 }
 
 impl Engine {
     /// Builds what `config` names. The caller holds the lock of its state folder.
     pub fn build(config: &Config, context: &Context<'_>) -> Result<Self, StoreError> {
-        let names: Arc<[&'static str]> = context.sinks.iter().map(|sink| sink.name()).collect();
-        let ledger = Ledger::start(&config.state_dir, names.clone(), context.clock)?;
-        let reports = Arc::new(watch::Sender::new(0));
-        let parts = |xray| collector(config, context, xray, (&ledger, &names, &reports));
-        let collectors: Vec<_> = config.xrays.iter().filter_map(parts).collect();
-        let reporter = |sink: &Arc<dyn Sink>| ReporterParts {
-            sink: sink.clone(),
-            ledger: ledger.clone(),
-            interval: config.traffic.report_interval,
-            on_unknown: config.traffic.on_unknown,
-            on_stop: context.on_stop,
-            clock: context.clock,
-            link: ReporterLink {
-                flushes: Orders::default(),
-                reports: reports.clone(),
-                status: Arc::new(watch::Sender::new(SinkStatus {
-                    sink: sink.name().to_owned(),
-                    address: sink.address(),
-                    ..SinkStatus::default()
-                })),
-            },
-            collectors: collectors
-                .iter()
-                .map(|c| c.link.ended.subscribe())
-                .collect(),
-        };
-        let reporters: Vec<_> = context.sinks.iter().map(reporter).collect();
-        let by_name = collectors
-            .iter()
-            .map(|parts| (parts.client.name().to_owned(), parts.link.clone()));
+        let sinks: Arc<[&'static str]> = context.sinks.iter().map(|sink| sink.name()).collect();
+        let ledger = Ledger::start(&config.state_dir, sinks.clone(), context.clock)?;
+        Ok(Self::assemble(Common {
+            config,
+            context,
+            before: None,
+            ledger,
+            sinks,
+            reports: Arc::new(watch::Sender::new(0)),
+            hands_over: Arc::default(),
+        }))
+    }
+
+    /// The same for what takes the place of `before`, with the same state folder and sinks of the same
+    /// names. Nothing changes for that as long as this is not started; it is to be ended first.
+    pub fn rebuild(config: &Config, context: &Context<'_>, before: &Handle) -> Self {
+        let known = before.reporters.first().map(|link| link.reports.clone());
+        Self::assemble(Common {
+            config,
+            context,
+            before: Some(before),
+            ledger: before.ledger.clone(),
+            sinks: context.sinks.iter().map(|sink| sink.name()).collect(),
+            reports: known.unwrap_or_else(|| Arc::new(watch::Sender::new(0))),
+            hands_over: Arc::default(),
+        })
+    }
+
+    fn assemble(common: Common<'_>) -> Self {
+        let xrays = common.config.xrays.iter();
+        let collectors: Vec<_> = xrays.filter_map(|xray| common.collector(xray)).collect();
+        let ended = || collectors.iter().map(|c| c.link.ended.subscribe());
+        let sinks = common.context.sinks.iter();
+        let reporters: Vec<_> = sinks
+            .map(|sink| common.reporter(sink, ended().collect()))
+            .collect();
+        let by_name = collectors.iter().map(|parts| {
+            let name = parts.client.name().to_owned();
+            (name, (parts.client.clone(), parts.link.clone()))
+        });
         let handle = Handle {
             collectors: Arc::new(by_name.collect()),
             reporters: reporters.iter().map(|parts| parts.link.clone()).collect(),
             requests: reporters.iter().map(|parts| parts.sink.calls()).collect(),
-            ledger,
+            ledger: common.ledger,
+            hands_over: common.hands_over,
         };
-        Ok(Self {
+        Self {
             collectors,
             reporters,
             handle,
-        })
+        }
     }
 
     /// A handle to it.
@@ -119,73 +144,112 @@ impl Engine {
         self.handle.clone()
     }
 
-    /// Hands every loop to the supervisor.
-    pub fn start(self, supervisor: &mut Supervisor) {
+    /// Hands every loop over to be run.
+    pub fn start(self, tasks: &mut Tasks) {
         for parts in self.reporters.clone() {
             let name = format!("reports to {}", parts.sink.name());
-            supervisor.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
+            tasks.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
                 reporter::run(parts.clone(), shutdown, heartbeat)
             });
         }
-        self.start_reading(supervisor);
+        self.start_reading(tasks);
     }
 
-    /// Hands only those loops to the supervisor that read counters into the ledger.
-    pub fn start_reading(self, supervisor: &mut Supervisor) {
+    /// Hands only those loops over that read counters into the ledger.
+    pub fn start_reading(self, tasks: &mut Tasks) {
         for parts in self.collectors {
             let name = format!("traffic of {}", parts.client.name());
             let hangs_after = HANGS_AFTER + parts.client.longest_call() * CALLS_IN_A_ROW;
-            supervisor.watched_task(name, Kind::Leaf, hangs_after, move |shutdown, heartbeat| {
+            tasks.watched_task(name, Kind::Leaf, hangs_after, move |shutdown, heartbeat| {
                 collector::run(parts.clone(), shutdown, heartbeat)
             });
         }
     }
 }
 
-/// What the collector of `xray` needs; `None` where no inbound of it is managed.
-fn collector(
-    config: &Config,
-    context: &Context<'_>,
-    xray: &Xray,
-    (ledger, sinks, reports): (&Ledger, &Arc<[&'static str]>, &Arc<watch::Sender<u64>>),
-) -> Option<CollectorParts> {
-    let of_xray = context
-        .inbounds
-        .iter()
-        .filter(|(key, _)| key.xray == xray.name);
-    let forms = Forms::of(of_xray.clone().map(|(key, emails)| (key.node, emails)));
-    let tags: Vec<_> = of_xray.map(|(key, _)| key.tag.clone()).collect();
-    if tags.is_empty() {
-        return None;
+impl Common<'_> {
+    /// What the collector of `xray` needs; `None` where no inbound of it is managed.
+    fn collector(&self, xray: &Xray) -> Option<CollectorParts> {
+        let inbounds = self.context.inbounds.iter();
+        let of_xray = inbounds.filter(|(key, _)| key.xray == xray.name);
+        let forms = Forms::of(of_xray.clone().map(|(key, emails)| (key.node, emails)));
+        let tags: Vec<_> = of_xray.map(|(key, _)| key.tag.clone()).collect();
+        if tags.is_empty() {
+            return None;
+        }
+        let inbounds = self.config.nodes.iter().flat_map(|node| &node.inbounds);
+        let levels = inbounds.filter(|i| i.xray == xray.name).map(|i| i.level);
+        let before = self.before.and_then(|it| it.collectors.get(&xray.name));
+        let same = before.filter(|(client, _)| client.config() == xray);
+        // A connection of its own: an answer of megabytes must not hold up a removal.
+        let client = same.map_or_else(|| XrayClient::new(xray.clone()), |(it, _)| it.clone());
+        Some(CollectorParts {
+            link: self.collector_link(&client, before.map(|(_, link)| link)),
+            client,
+            tags,
+            forms: Arc::new(forms),
+            levels: levels.collect(),
+            ledger: self.ledger.clone(),
+            sinks: self.sinks.clone(),
+            interval: self.config.traffic.collect_interval,
+            adopts: self.config.traffic.first_read == FirstRead::Adopt,
+            on_stop: self.context.on_stop,
+            hands_over: self.hands_over.clone(),
+            clock: self.context.clock,
+        })
     }
-    let inbounds = config.nodes.iter().flat_map(|node| &node.inbounds);
-    let levels = inbounds.filter(|i| i.xray == xray.name).map(|i| i.level);
-    // A connection of its own: an answer of megabytes must not hold up a removal.
-    let client = XrayClient::new(xray.clone());
-    let calls = client.calls();
-    Some(CollectorParts {
-        client,
-        tags,
-        forms: Arc::new(forms),
-        levels: levels.collect(),
-        ledger: ledger.clone(),
-        sinks: sinks.clone(),
-        interval: config.traffic.collect_interval,
-        adopts: config.traffic.first_read == FirstRead::Adopt,
-        on_stop: context.on_stop,
-        clock: context.clock,
-        link: CollectorLink {
+
+    /// What was asked of the loop before is asked of the next.
+    fn collector_link(&self, client: &XrayClient, before: Option<&CollectorLink>) -> CollectorLink {
+        let status = || XrayTraffic {
+            xray: client.name().to_owned(),
+            ..XrayTraffic::default()
+        };
+        let fresh = || CollectorLink {
             orders: Orders::default(),
             leavers: Leavers::default(),
-            calls,
-            status: Arc::new(watch::Sender::new(XrayTraffic {
-                xray: xray.name.clone(),
-                ..XrayTraffic::default()
+            calls: client.calls(),
+            status: Arc::new(watch::Sender::new(status())),
+            reports: self.reports.clone(),
+            ended: Arc::default(),
+        };
+        CollectorLink {
+            calls: client.calls(),
+            ended: Arc::default(),
+            ..before.cloned().unwrap_or_else(fresh)
+        }
+    }
+
+    /// What the reporter to `sink` needs.
+    fn reporter(
+        &self,
+        sink: &Arc<dyn Sink>,
+        collectors: Vec<watch::Receiver<bool>>,
+    ) -> ReporterParts {
+        let mut before = self.before.iter().flat_map(|it| it.reporters.iter());
+        let same = before.find(|link| link.status.borrow().sink == sink.name());
+        let link = same.cloned().unwrap_or_else(|| ReporterLink {
+            flushes: Orders::default(),
+            reports: self.reports.clone(),
+            status: Arc::new(watch::Sender::new(SinkStatus {
+                sink: sink.name().to_owned(),
+                ..SinkStatus::default()
             })),
-            reports: reports.clone(),
-            ended: Arc::new(watch::Sender::new(false)),
-        },
-    })
+        });
+        link.status
+            .send_modify(|status| status.address = sink.address());
+        ReporterParts {
+            sink: sink.clone(),
+            ledger: self.ledger.clone(),
+            interval: self.config.traffic.report_interval,
+            on_unknown: self.config.traffic.on_unknown,
+            on_stop: self.context.on_stop,
+            hands_over: self.hands_over.clone(),
+            clock: self.context.clock,
+            link,
+            collectors,
+        }
+    }
 }
 
 impl Handle {
@@ -194,7 +258,7 @@ impl Handle {
         let reads = self
             .collectors
             .values()
-            .map(|link| link.orders.carried_out());
+            .map(|(_, link)| link.orders.carried_out());
         join_all(reads).await;
         self.status()
     }
@@ -224,7 +288,9 @@ impl Handle {
     pub fn status(&self) -> TrafficStatus {
         let xrays = self.collectors.values();
         TrafficStatus {
-            xrays: xrays.map(|link| link.status.borrow().clone()).collect(),
+            xrays: xrays
+                .map(|(_, link)| link.status.borrow().clone())
+                .collect(),
             sinks: self
                 .reporters
                 .iter()
@@ -237,7 +303,7 @@ impl Handle {
     /// Calls to every Xray for its counters, by gRPC status.
     pub fn calls(&self) -> impl Iterator<Item = (&str, Arc<Calls>)> {
         let collectors = self.collectors.iter();
-        collectors.map(|(xray, link)| (xray.as_str(), link.calls.clone()))
+        collectors.map(|(xray, (_, link))| (xray.as_str(), link.calls.clone()))
     }
 
     /// Reports sent to every sink, by HTTP status.
@@ -253,6 +319,12 @@ impl Handle {
     /// Sums of the whole ledger.
     pub async fn summary(&self) -> Result<views::Summary, StoreError> {
         self.ledger.summary().await
+    }
+
+    /// Another run takes over as soon as this one has ended: its end is no end of the agent. What is
+    /// under way is waited for, and nothing more is read or sent.
+    pub fn hand_over(&self) {
+        self.hands_over.store(true, Ordering::Relaxed);
     }
 
     /// Lets go of the ledger, and completes when its file is closed in order: when all loops have
@@ -272,7 +344,7 @@ impl Handle {
 impl AroundRemoval for Handle {
     fn before<'a>(&'a self, xray: &'a str) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let Some(link) = self.collectors.get(xray) else {
+            let Some((_, link)) = self.collectors.get(xray) else {
                 return;
             };
             let read = timeout(BEFORE_REMOVAL_TAKES, link.orders.carried_out()).await;
@@ -283,7 +355,7 @@ impl AroundRemoval for Handle {
     }
 
     fn after(&self, xray: &str, users: &[UserId]) {
-        if let Some(link) = self.collectors.get(xray) {
+        if let Some((_, link)) = self.collectors.get(xray) {
             link.leavers.add(users.iter().copied());
             link.orders.give();
         }

@@ -4,6 +4,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -37,6 +38,9 @@ const WAKE: Duration = Duration::from_secs(30);
 const LAST_FLUSH_TAKES: Duration = Duration::from_secs(5);
 /// Of which at most this is spent on waiting for the last reads.
 const LAST_READS_TAKE: Duration = Duration::from_millis(2_500);
+/// Before another run takes over, what is under way is waited for this long: the panel's default
+/// timeout. It costs nothing but that reports go on so much later.
+const ANSWERS_TAKE: Duration = Duration::from_secs(10);
 /// What is still under way is left this long before the end, so that it can be written down.
 const WRITING_TAKES: Duration = Duration::from_millis(500);
 
@@ -48,6 +52,8 @@ pub(super) struct ReporterParts {
     pub(super) interval: Duration,
     pub(super) on_unknown: OnUnknown,
     pub(super) on_stop: bool,
+    /// The end that is asked for is followed by another run.
+    pub(super) hands_over: Arc<AtomicBool>,
     pub(super) clock: Clock,
     pub(super) link: ReporterLink,
     /// Each tells when its collector has read for the last time.
@@ -76,7 +82,9 @@ pub(super) async fn run(parts: ReporterParts, mut shutdown: Shutdown, heartbeat:
         }
         reporter.act().await;
     }
-    if reporter.parts.on_stop {
+    if reporter.parts.hands_over.load(Ordering::Relaxed) {
+        reporter.hand_over(Instant::now() + ANSWERS_TAKE).await;
+    } else if reporter.parts.on_stop {
         reporter.finish(Instant::now() + LAST_FLUSH_TAKES).await;
     } else {
         reporter.leave().await;
@@ -432,6 +440,15 @@ impl Reporter {
             if over || timeout_at(until, self.wait()).await.is_err() {
                 break;
             }
+        }
+        self.leave().await;
+    }
+
+    /// Waits for what is under way, and sends nothing more.
+    async fn hand_over(&mut self, deadline: Instant) {
+        // Cancel-safe: what was not heard in time stays under way.
+        while let Ok(Some(answered)) = timeout_at(deadline, self.under_way.next()).await {
+            self.answered.push(answered);
         }
         self.leave().await;
     }

@@ -278,6 +278,7 @@ impl Desk {
 
     fn parts(&self, sink: &Arc<Fake>, on_unknown: OnUnknown) -> ReporterParts {
         ReporterParts {
+            hands_over: Arc::default(),
             sink: sink.clone(),
             ledger: self.ledger.clone(),
             interval: Duration::from_mins(1),

@@ -117,6 +117,11 @@ impl XrayClient {
         }
     }
 
+    /// How it is configured.
+    pub fn config(&self) -> &Xray {
+        &self.shared.config
+    }
+
     /// Its name in the configuration.
     pub fn name(&self) -> &str {
         &self.shared.config.name

@@ -46,6 +46,8 @@ mod metrics_page;
 mod old_core;
 mod program;
 mod protocols;
+mod reload;
+mod reload_stage;
 mod report_answers;
 mod report_ends;
 mod report_pace;

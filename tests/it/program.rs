@@ -224,6 +224,7 @@ async fn the_help_is_as_it_was_read_last() -> Result<()> {
         &["check-config", "--help"],
         &["status", "--help"],
         &["metrics", "--help"],
+        &["reload", "--help"],
         &["email", "--help"],
         &["traffic", "--help"],
         &["traffic", "pending", "--help"],

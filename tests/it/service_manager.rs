@@ -14,7 +14,7 @@ use crate::program::files_only;
 use crate::support::LONG;
 
 /// Takes messages until one begins with `word`.
-async fn until_it_says(socket: &UnixDatagram, word: &str) -> Result<String> {
+pub async fn until_it_says(socket: &UnixDatagram, word: &str) -> Result<String> {
     let mut told = [0; 1024];
     let heard = async {
         loop {

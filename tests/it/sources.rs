@@ -98,7 +98,7 @@ impl Scene {
         let (panel, api) = (self.panel.base_url(), self.xray.api_addr());
         let config = configured(&panel, &api, &self.folder);
         let mut supervisor = Supervisor::new();
-        let handle = Engine::build(&config, &context)?.start(&mut supervisor);
+        let handle = Engine::build(&config, &context)?.start(supervisor.tasks());
         let mut nodes = Vec::new();
         let pass = async { nodes = handle.sync(true, false).await };
         supervisor.run(pass, LONG).await;
@@ -324,7 +324,7 @@ async fn a_week_without_the_panel_cuts_nobody_and_xrays_restarts_are_repaired() 
     let config = configured(&panel.base_url(), &xray.api(), &folder);
     let context = context(Clock::following("2026-01-01T00:00:00Z".parse()?), true);
     let mut supervisor = Supervisor::new();
-    let handle: Handle = Engine::build(&config, &context)?.start(&mut supervisor);
+    let handle: Handle = Engine::build(&config, &context)?.start(supervisor.tasks());
     let week = async {
         await_live(&xray, 20).await?;
         panel.pause().await;

@@ -50,7 +50,7 @@ pub(super) struct Seen {
 
 /// Looks at the ledger.
 #[derive(Debug)]
-pub(super) struct Looker {
+pub(in crate::app) struct Looker {
     spec: Spec,
     clock: Clock,
     seen: Mutex<Option<Arc<Seen>>>,
@@ -59,7 +59,7 @@ pub(super) struct Looker {
 }
 
 impl Looker {
-    pub(super) fn new(spec: Spec, clock: Clock, shown: config::Metrics) -> Arc<Self> {
+    pub(in crate::app) fn new(spec: Spec, clock: Clock, shown: config::Metrics) -> Arc<Self> {
         Arc::new(Self {
             spec,
             clock,

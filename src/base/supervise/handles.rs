@@ -3,6 +3,7 @@
 //! Kept here: no handle keeps a task alive or blocks one; a supervisor that is gone reads as a wish
 //! to end.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,7 +90,14 @@ pub struct TaskStatus {
 
 /// Shows how all tasks are. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct TaskBoard(Arc<Mutex<Vec<Entry>>>);
+pub struct TaskBoard(Arc<Mutex<Rows>>);
+
+#[derive(Debug, Default)]
+struct Rows {
+    /// By number, which is the order in which they were added.
+    entries: BTreeMap<usize, Entry>,
+    next: usize,
+}
 
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -102,20 +110,19 @@ pub(super) struct Entry {
 impl TaskBoard {
     /// All tasks, in the order in which they were added.
     pub fn status(&self) -> Vec<TaskStatus> {
-        locked(&self.0)
-            .iter()
-            .map(|entry| entry.status.clone())
-            .collect()
+        let rows = locked(&self.0);
+        let entries = rows.entries.values();
+        entries.map(|entry| entry.status.clone()).collect()
     }
 
     /// The essential tasks that live and whose sign of life is late. The supervisor gives such a
     /// task up at once: one that is still here shows that the supervisor itself is stuck.
     pub fn overdue(&self) -> Vec<String> {
-        let entries = locked(&self.0);
+        let rows = locked(&self.0);
         let late = |entry: &&Entry| {
             entry.status.alive && entry.watched.as_ref().is_some_and(Heartbeat::is_overdue)
         };
-        let late = entries.iter().filter(late);
+        let late = rows.entries.values().filter(late);
         late.map(|entry| entry.status.name.clone()).collect()
     }
 
@@ -126,25 +133,46 @@ impl TaskBoard {
             alive: false,
             last_error: None,
         };
-        let mut entries = locked(&self.0);
-        entries.push(Entry {
+        let entry = Entry {
             status,
             abort: None,
             watched: None,
-        });
-        entries.len() - 1
+        };
+        let mut rows = locked(&self.0);
+        let row = rows.next;
+        rows.next += 1;
+        rows.entries.insert(row, entry);
+        row
     }
 
     pub(super) fn update(&self, row: usize, change: impl FnOnce(&mut Entry)) {
-        change(&mut locked(&self.0)[row]);
+        if let Some(entry) = locked(&self.0).entries.get_mut(&row) {
+            change(entry);
+        }
+    }
+
+    pub(super) fn remove(&self, rows: &[usize]) {
+        locked(&self.0).entries.retain(|row, _| !rows.contains(row));
     }
 
     /// Aborts what lives, and names it.
     pub(super) fn abort_all(&self) -> Vec<String> {
-        let entries = locked(&self.0);
-        let living = entries.iter().filter(|entry| entry.status.alive);
+        self.abort_where(|_| true)
+    }
+
+    /// Aborts what lives of these, and names it.
+    pub(super) fn abort(&self, rows: &[usize]) -> Vec<String> {
+        self.abort_where(|row| rows.contains(&row))
+    }
+
+    fn abort_where(&self, chosen: impl Fn(usize) -> bool) -> Vec<String> {
+        let rows = locked(&self.0);
+        let living = rows
+            .entries
+            .iter()
+            .filter(|(row, entry)| chosen(**row) && entry.status.alive);
         living
-            .map(|entry| {
+            .map(|(_, entry)| {
                 entry.abort.iter().for_each(AbortHandle::abort);
                 entry.status.name.clone()
             })

@@ -5,10 +5,12 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep};
 use tracing::{error, info};
@@ -41,6 +43,9 @@ pub(super) struct Task {
     pub(super) board: TaskBoard,
     pub(super) row: usize,
     pub(super) shutdown: Shutdown,
+    /// Dropped with the task: whoever waits for its end sees it by that.
+    #[expect(dead_code, reason = "only its being dropped is of use")]
+    pub(super) until_end: Option<mpsc::Sender<Infallible>>,
 }
 
 /// How one life of a task ended that nobody had asked to end.

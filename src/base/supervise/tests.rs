@@ -300,3 +300,123 @@ async fn dropping_the_run_ends_all_tasks() {
     shutdown.requested().await;
     assert!(shutdown.is_requested());
 }
+
+/// What ran, in order.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<&'static str>>>);
+
+impl Log {
+    fn note(&self, what: &'static str) {
+        self.0.lock().unwrap().push(what);
+    }
+
+    fn lines(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_over_before_what_takes_its_place_begins_and_the_others_run_on() {
+    let mut supervisor = Supervisor::new();
+    let (board, groups, log) = (supervisor.board(), supervisor.groups(), Log::default());
+    supervisor.task("stays", Kind::Essential, |mut shutdown, _| async move {
+        shutdown.requested().await;
+    });
+    let notes = log.clone();
+    let reload = async {
+        let slow = notes.clone();
+        let (first, ()) = groups.start(|tasks| {
+            tasks.task("comes and goes", Kind::Essential, move |mut shutdown, _| {
+                let log = slow.clone();
+                async move {
+                    shutdown.requested().await;
+                    sleep(seconds(3)).await;
+                    log.note("the first ends");
+                }
+            });
+        });
+        sleep(seconds(1)).await;
+        assert_eq!(names(&board), ["stays", "comes and goes"]);
+        assert!(board.status().iter().all(|task| task.alive));
+        first.stop(GRACE).await;
+        assert_eq!(names(&board), ["stays"]);
+        let late = notes.clone();
+        let (_second, ()) = groups.start(|tasks| {
+            tasks.task("new", Kind::Essential, move |mut shutdown, _| {
+                late.note("the second begins");
+                async move { shutdown.requested().await }
+            });
+        });
+        sleep(seconds(1)).await;
+        assert_eq!(names(&board), ["stays", "new"]);
+    };
+    assert_eq!(supervisor.run(reload, GRACE).await, Ended::Stopped);
+    assert_eq!(log.lines(), ["the first ends", "the second begins"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_does_not_end_is_aborted_and_alone() {
+    let mut supervisor = Supervisor::new();
+    let (board, groups) = (supervisor.board(), supervisor.groups());
+    supervisor.task("stays", Kind::Essential, |mut shutdown, _| async move {
+        shutdown.requested().await;
+    });
+    let reload = async {
+        let (group, ()) = groups.start(|tasks| {
+            tasks.task("deaf", Kind::Essential, |_, _| pending());
+        });
+        sleep(seconds(1)).await;
+        let began = Instant::now();
+        group.stop(seconds(5)).await;
+        assert_eq!(began.elapsed(), seconds(5));
+        assert_eq!(names(&board), ["stays"]);
+        assert!(board.status()[0].alive);
+    };
+    assert_eq!(supervisor.run(reload, GRACE).await, Ended::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_essential_task_of_a_group_ends_the_run_as_any_other() {
+    let supervisor = Supervisor::new();
+    let groups = supervisor.groups();
+    let forever = async {
+        let _group = groups.start(|tasks| {
+            tasks.task("it", Kind::Essential, |_, _| async { panic!("so") });
+        });
+        pending::<()>().await;
+    };
+    let ended = supervisor.run(forever, GRACE).await;
+    assert!(matches!(ended, Ended::EssentialFailed { name, .. } if name == "it"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_run_ends_groups_too() {
+    let supervisor = Supervisor::new();
+    let (groups, starts) = (supervisor.groups(), Starts::default());
+    let ended = starts.clone();
+    let stop = async {
+        let (group, ()) = groups.start(|tasks| {
+            tasks.task("it", Kind::Leaf, move |mut shutdown, _| {
+                let ended = ended.clone();
+                async move {
+                    shutdown.requested().await;
+                    ended.add();
+                }
+            });
+        });
+        sleep(seconds(1)).await;
+        drop(group);
+        sleep(seconds(1)).await;
+    };
+    assert_eq!(supervisor.run(stop, GRACE).await, Ended::Stopped);
+    assert_eq!(starts.count(), 1);
+    // Whoever comes too late starts nothing, and waits for nobody.
+    let (group, ()) = groups.start(|tasks| {
+        tasks.task("late", Kind::Leaf, |_, _| async { panic!("it ran") });
+    });
+    timeout(GRACE, group.stop(GRACE)).await.unwrap();
+}
+
+fn names(board: &super::TaskBoard) -> Vec<String> {
+    board.status().into_iter().map(|task| task.name).collect()
+}

@@ -53,6 +53,11 @@ impl Blocks {
         }
     }
 
+    /// Where blocked users go.
+    pub(in crate::sync) fn outbound(&self) -> Option<&String> {
+        self.outbound.as_ref()
+    }
+
     /// How many are blocked.
     pub(in crate::sync) async fn len(&self) -> usize {
         self.state.lock().await.blocked.len()

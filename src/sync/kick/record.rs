@@ -69,6 +69,15 @@ impl Record {
         &self.kicker
     }
 
+    /// Goes on counting from there.
+    pub(in crate::sync) fn resume(&mut self, before: &KickStatus) {
+        self.status = KickStatus {
+            enabled: self.status.enabled,
+            obstacle: self.status.obstacle.take(),
+            ..before.clone()
+        };
+    }
+
     pub(in crate::sync) fn status(&self) -> KickStatus {
         self.status.clone()
     }

@@ -1,0 +1,127 @@
+//! What the control socket answers: what the command line asks of the running agent.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::metrics::Meter;
+use super::reload::Reloads;
+use super::running::Running;
+use crate::base::files::FileError;
+use crate::base::supervise::{Kind, Supervisor, TaskBoard};
+use crate::config::Config;
+use crate::control::{Call, Handler, Server};
+use crate::metrics::Format;
+
+/// Opens the socket of the state folder, and has it served.
+pub(super) fn add(
+    config: &Config,
+    running: &Running,
+    meter: Meter,
+    reloads: Reloads,
+    supervisor: &mut Supervisor,
+) -> Result<(), FileError> {
+    let handler: Arc<dyn Handler> = Arc::new(Control {
+        running: running.clone(),
+        started: Timestamp::now(),
+        board: supervisor.board(),
+        meter,
+        reloads,
+    });
+    let server = Arc::new(Server::bind(&config.state_dir, handler)?);
+    supervisor.task("control socket", Kind::Essential, move |mut shutdown, _| {
+        let server = server.clone();
+        async move {
+            tokio::select! {
+                () = shutdown.requested() => {}
+                () = server.serve() => {}
+            }
+        }
+    });
+    Ok(())
+}
+
+struct Control {
+    running: Running,
+    started: Timestamp,
+    board: TaskBoard,
+    meter: Meter,
+    reloads: Reloads,
+}
+
+impl Handler for Control {
+    fn answer(&self, call: Call) -> BoxFuture<'_, Value> {
+        Box::pin(async move {
+            match call {
+                Call::Sync { force } => {
+                    let sync = self.running.now().sync;
+                    json!({ "nodes": sync.sync(false, force).await })
+                }
+                Call::Status {} => self.status(),
+                Call::Metrics { openmetrics } => {
+                    let format = if openmetrics {
+                        Format::OpenMetrics
+                    } else {
+                        Format::Text
+                    };
+                    let exposition = self.meter.exposition(format).await;
+                    json!({ "content_type": exposition.content_type, "body": exposition.body })
+                }
+                Call::Kick { user } => {
+                    let sync = self.running.now().sync;
+                    json!({ "inbounds": sync.kick_user(user).await })
+                }
+                Call::Reload {} => match self.reloads.reload().await {
+                    Ok(reloaded) => json!({ "reloaded": reloaded }),
+                    Err(why) => json!({ "error": why }),
+                },
+                Call::Collect {} | Call::Decide { .. } => self.of_traffic(call).await,
+            }
+        })
+    }
+}
+
+impl Control {
+    async fn of_traffic(&self, call: Call) -> Value {
+        let Some(traffic) = self.running.now().traffic else {
+            return json!({ "error": "traffic is not counted here" });
+        };
+        let Call::Decide { id, decision } = call else {
+            return json!({ "traffic": traffic.handle.collect().await });
+        };
+        match traffic.handle.decide(id, decision).await {
+            Ok(Ok(id)) => json!({ "id": id }),
+            Ok(Err(undecided)) => json!({ "error": undecided.to_string() }),
+            Err(error) => json!({ "error": error.to_string() }),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let now = self.running.now();
+        let tasks: Vec<_> = self
+            .board
+            .status()
+            .into_iter()
+            .map(|task| {
+                json!({
+                    "name": task.name,
+                    "alive": task.alive,
+                    "restarts": task.restarts,
+                    "last_error": task.last_error,
+                })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "process": std::process::id(),
+            "mode": now.mode(),
+            "started": self.started,
+            "configuration": self.reloads.status(),
+            "nodes": now.sync.status(),
+            "traffic": now.traffic_status(),
+            "tasks": tasks,
+        })
+    }
+}

@@ -1,0 +1,254 @@
+//! Puts the engines together: users' part and traffic's, which meet in the removal of users. The
+//! same way for the start as for each reload, when what is new takes over from what runs.
+//!
+//! Invariant: building ends nothing and starts nothing; of one engine, never two run at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::join;
+
+use super::metrics::Looker;
+use super::run::RunError;
+use super::running::{Counting, Engines, Running, Traffic};
+use super::traffic::TrafficError;
+use crate::base::clock::Clock;
+use crate::base::supervise::{Group, Groups};
+use crate::config::{Config, Panel};
+use crate::model::progress::Progress;
+use crate::panel::PanelClient;
+use crate::sync;
+use crate::traffic;
+use crate::traffic::sink::Sink;
+
+/// Engines that give way to others have this long to end; it is over before the service manager or a
+/// person loses patience.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// How engines are built and started here.
+pub(super) struct Wiring {
+    groups: Groups,
+    clock: Clock,
+    progress: Arc<dyn Progress>,
+    /// They poll, count and report by themselves until the end.
+    keeps_running: bool,
+    counting: Counting,
+    sync: Option<Group>,
+    traffic: Option<Group>,
+}
+
+/// Traffic that was built and does not run yet.
+pub(super) struct NewTraffic {
+    engine: traffic::engine::Engine,
+    sink: (Panel, Arc<dyn Sink>),
+}
+
+impl NewTraffic {
+    /// For whoever runs only a part of it.
+    pub(super) fn into_engine(self) -> traffic::engine::Engine {
+        self.engine
+    }
+}
+
+/// Engines to take the place of others.
+#[derive(Default)]
+pub(super) struct Next {
+    /// `None`: it stays as it is.
+    pub(super) sync: Option<sync::engine::Engine>,
+    pub(super) traffic: NextTraffic,
+}
+
+/// What becomes of traffic.
+#[derive(Default)]
+pub(super) enum NextTraffic {
+    /// It stays as it is.
+    #[default]
+    Same,
+    /// It is not counted any more.
+    None,
+    /// It is counted so.
+    New(Box<NewTraffic>),
+}
+
+impl Wiring {
+    pub(super) fn new(groups: Groups, progress: Arc<dyn Progress>, keeps_running: bool) -> Self {
+        Self {
+            groups,
+            clock: Clock::system(),
+            progress,
+            keeps_running,
+            counting: Counting::default(),
+            sync: None,
+            traffic: None,
+        }
+    }
+
+    /// Builds what `config` names, and starts it.
+    pub(super) fn start(
+        &mut self,
+        config: &Config,
+        counts_traffic: bool,
+    ) -> Result<Running, RunError> {
+        let traffic = if counts_traffic {
+            self.build_traffic(config, None)?
+        } else {
+            None
+        };
+        let engine = sync::engine::Engine::build(config, &self.context(config))?;
+        let traffic = traffic.map(|new| self.start_traffic(config, new));
+        let sync = self.start_sync(engine);
+        Ok(Running::new(Engines {
+            config: Arc::new(config.clone()),
+            sync,
+            traffic,
+        }))
+    }
+
+    /// The users' part of `config`, to take over from `before`.
+    pub(super) fn build_sync(
+        &self,
+        config: &Config,
+        before: &Engines,
+    ) -> Result<sync::engine::Engine, RunError> {
+        let context = self.context(config);
+        Ok(sync::engine::Engine::rebuild(
+            config,
+            &context,
+            &before.sync,
+        )?)
+    }
+
+    /// Traffic's part of `config`, to take over from `before`; `None` where it is not counted.
+    pub(super) fn build_traffic(
+        &self,
+        config: &Config,
+        before: Option<&Traffic>,
+    ) -> Result<Option<NewTraffic>, TrafficError> {
+        if super::traffic::uncounted(config).is_some() {
+            return Ok(None);
+        }
+        let panel = config
+            .panel
+            .clone()
+            .expect("invariant: a configuration to run has a panel");
+        let same = before.filter(|traffic| traffic.sink.0 == panel);
+        let sink = if let Some(traffic) = same {
+            traffic.sink.clone()
+        } else {
+            let client = PanelClient::for_reports(panel.clone());
+            let client = client.map_err(TrafficError::Panel)?;
+            (panel, Arc::new(client) as Arc<dyn Sink>)
+        };
+        let inbounds = sync::engine::emails(config, self.clock)?;
+        let context = traffic::engine::Context {
+            inbounds: &inbounds,
+            sinks: vec![sink.1.clone()],
+            clock: self.clock,
+            on_stop: self.keeps_running,
+        };
+        let engine = match before {
+            Some(before) => traffic::engine::Engine::rebuild(config, &context, &before.handle),
+            None => traffic::engine::Engine::build(config, &context)?,
+        };
+        Ok(Some(NewTraffic { engine, sink }))
+    }
+
+    /// Ends what gives way, and starts what is new, each part as soon as it can.
+    pub(super) async fn replace(&mut self, config: &Arc<Config>, next: Next, running: &Running) {
+        let (sync, traffic) = (self.sync.take(), self.traffic.take());
+        let users = async {
+            match next.sync {
+                Some(engine) => {
+                    if let Some(group) = sync {
+                        group.stop(GRACE).await;
+                    }
+                    let (group, handle) = self.groups.start(|tasks| engine.start(tasks));
+                    running.change(|engines| engines.sync = handle);
+                    Some(group)
+                }
+                None => sync,
+            }
+        };
+        let bytes = async {
+            match next.traffic {
+                NextTraffic::Same => traffic,
+                NextTraffic::None => self.end_traffic(traffic, running).await,
+                NextTraffic::New(new) => self.replace_traffic(config, traffic, *new, running).await,
+            }
+        };
+        (self.sync, self.traffic) = join!(users, bytes);
+    }
+
+    async fn replace_traffic(
+        &self,
+        config: &Config,
+        before: Option<Group>,
+        new: NewTraffic,
+        running: &Running,
+    ) -> Option<Group> {
+        if let Some(old) = running.now().traffic {
+            old.handle.hand_over();
+        }
+        if let Some(group) = before {
+            group.stop(GRACE).await;
+        }
+        let (group, traffic) = self.begin_traffic(config, new);
+        running.change(|engines| engines.traffic = Some(traffic));
+        Some(group)
+    }
+
+    /// As at the end of the agent: with a last read and a flush.
+    async fn end_traffic(&self, before: Option<Group>, running: &Running) -> Option<Group> {
+        if let Some(group) = before {
+            group.stop(GRACE).await;
+        }
+        self.counting.set(None);
+        let old = running.now().traffic;
+        running.change(|engines| engines.traffic = None);
+        if let Some(old) = old {
+            old.handle.let_go().await;
+        }
+        None
+    }
+
+    fn start_sync(&mut self, engine: sync::engine::Engine) -> sync::engine::Handle {
+        let (group, handle) = self.groups.start(|tasks| engine.start(tasks));
+        self.sync = Some(group);
+        handle
+    }
+
+    fn start_traffic(&mut self, config: &Config, new: NewTraffic) -> Traffic {
+        let (group, traffic) = self.begin_traffic(config, new);
+        self.traffic = Some(group);
+        traffic
+    }
+
+    fn begin_traffic(&self, config: &Config, new: NewTraffic) -> (Group, Traffic) {
+        let handle = new.engine.handle();
+        self.counting.set(Some(handle.clone()));
+        let (group, ()) = self.groups.start(|tasks| new.engine.start(tasks));
+        let traffic = Traffic {
+            handle,
+            looker: self.looker(config),
+            sink: new.sink,
+        };
+        (group, traffic)
+    }
+
+    /// Looks at the ledger of `config`.
+    pub(super) fn looker(&self, config: &Config) -> Arc<Looker> {
+        let spec = traffic::ledger::spec(&config.state_dir, self.clock);
+        Looker::new(spec, self.clock, config.metrics)
+    }
+
+    fn context(&self, config: &Config) -> sync::engine::Context {
+        sync::engine::Context {
+            clock: self.clock,
+            progress: self.progress.clone(),
+            further_sources: Vec::new(),
+            polls: self.keeps_running,
+            around_removal: Arc::new(self.counting.clone()),
+            cutter: super::cutting::cutter(config),
+        }
+    }
+}
