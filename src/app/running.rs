@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::metrics::Looker;
-use crate::config::{ApplyMode, Config, Panel};
+use crate::config::{Config, Panel};
 use crate::model::around_removal::AroundRemoval;
 use crate::model::ids::UserId;
 use crate::sync;
@@ -79,11 +79,7 @@ impl Running {
 impl Engines {
     /// The mode's name in the configuration.
     pub(super) fn mode(&self) -> &'static str {
-        match self.config.mode {
-            ApplyMode::XrayGrpc => "xray-grpc",
-            ApplyMode::Cmd => "cmd",
-            ApplyMode::None => "none",
-        }
+        self.config.mode.name()
     }
 
     /// How traffic stands, where it is counted.

@@ -119,11 +119,6 @@ pub async fn reload(state_dir: &Path) -> Result<Reloaded, ControlError> {
         .map_err(|e| ControlError::Answer(e.to_string()))
 }
 
-/// Asks the running agent how everything stands.
-pub async fn status_of(state_dir: &Path) -> Result<Value, ControlError> {
-    control::call(state_dir, Call::Status {}).await
-}
-
 /// Asks the running agent for its metrics, as text.
 pub async fn metrics_of(state_dir: &Path, openmetrics: bool) -> Result<String, ControlError> {
     let answer = control::call(state_dir, Call::Metrics { openmetrics }).await?;

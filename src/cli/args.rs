@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::register::RegisterArgs;
+use super::status::StatusArgs;
 use super::traffic_args::TrafficArgs;
-use super::users::UsersCommand;
+use super::users::UsersArgs;
 use crate::config::DEFAULT_FILE;
 
 /// Keeps the live users of a running Xray equal to the users a panel allows.
@@ -91,6 +93,9 @@ pub enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// Make a node known to the panel; its id. One that the panel knows by address, port and protocol
+    /// keeps its id.
+    Register(RegisterArgs),
     /// What is asked beside an agent that may be running.
     #[command(flatten)]
     Operation(Operation),
@@ -99,12 +104,10 @@ pub enum Command {
 /// Commands of an operator, beside an agent that may be running.
 #[derive(Debug, Subcommand)]
 pub enum Operation {
-    /// Show how the running agent stands.
-    Status {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Show how everything stands, on one screen: as the running agent says, or as it left it.
+    ///
+    /// Exit code 1 where no agent runs, or where something is wrong.
+    Status(StatusArgs),
     /// Have the running agent read its configuration anew; one that is wrong changes nothing.
     Reload,
     /// Print the running agent's metrics for Prometheus.
@@ -124,9 +127,8 @@ pub enum Operation {
     },
     /// Show what traffic was counted and what the panel has of it, or act on it.
     Traffic(TrafficArgs),
-    /// Act on one user.
-    #[command(subcommand)]
-    Users(UsersCommand),
+    /// Show who is live in Xray and who should be, or look at one user, or act on one.
+    Users(UsersArgs),
 }
 
 /// How a user's e-mail is written.

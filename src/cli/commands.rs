@@ -6,7 +6,8 @@ use clap::CommandFactory;
 
 use super::args::{Cli, Command, Operation, RunArgs};
 use super::{
-    FAILED, INTERNAL, USAGE, email, init, kick_helper, print, progress, stream, traffic, users,
+    FAILED, INTERNAL, USAGE, email, init, kick_helper, print, progress, register, status, stream,
+    traffic, users,
 };
 use crate::app::{self, Beside, Origin, Outcome, RunError, Stamp, Style};
 use crate::config::{self, Config, Environment, Need, Sources};
@@ -46,6 +47,12 @@ pub(super) async fn run(cli: Cli) -> u8 {
         Some(Command::Init { output }) => init::write(&output),
         Some(Command::IsConfigured) => init::is_configured(file),
         Some(Command::Completions { shell }) => completions(shell),
+        Some(Command::Register(args)) => {
+            with_config(file, Need::Panel, async |config| {
+                register::run(&config, args).await
+            })
+            .await
+        }
         Some(Command::KickHelper { socket }) => kick_helper::run(file, socket.as_deref()).await,
         Some(Command::Operation(what)) => {
             with_config(file, Need::Run, async |config| operate(&config, what).await).await
@@ -57,11 +64,11 @@ pub(super) async fn run(cli: Cli) -> u8 {
 async fn operate(config: &Config, operation: Operation) -> u8 {
     let state_dir = &config.state_dir;
     match operation {
-        Operation::Status { json } => status(state_dir, json).await,
+        Operation::Status(args) => status::run(config, args).await,
         Operation::Reload => reload(state_dir).await,
         Operation::Metrics { openmetrics } => metrics(state_dir, openmetrics).await,
         Operation::Email { set, inbound } => email::run(config, set, inbound),
-        Operation::Users(command) => users::run(config, command).await,
+        Operation::Users(args) => users::run(config, args).await,
         Operation::Traffic(args) => traffic::run(config, args).await,
     }
 }
@@ -257,20 +264,6 @@ async fn metrics(state_dir: &Path, openmetrics: bool) -> u8 {
 async fn reload(state_dir: &Path) -> u8 {
     match app::reload(state_dir).await {
         Ok(reloaded) => print::reloaded(&reloaded),
-        Err(error) => {
-            eprintln!("{}: {error}", state_dir.display());
-            FAILED
-        }
-    }
-}
-
-async fn status(state_dir: &Path, json: bool) -> u8 {
-    match app::status_of(state_dir).await {
-        Ok(answer) if json => {
-            println!("{answer:#}");
-            0
-        }
-        Ok(answer) => print::status(&answer),
         Err(error) => {
             eprintln!("{}: {error}", state_dir.display());
             FAILED

@@ -16,6 +16,9 @@ mod init;
 mod kick_helper;
 mod print;
 mod progress;
+mod register;
+mod screen;
+mod status;
 mod step_down;
 mod stream;
 mod table;
@@ -23,6 +26,7 @@ mod traffic;
 mod traffic_args;
 mod traffic_print;
 mod users;
+mod users_print;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,7 +1,5 @@
 //! What people read.
 
-use serde_json::Value;
-
 use super::{FAILED, traffic_print};
 use crate::app::{Preview, Reloaded};
 use crate::config::{ApplyMode, Config};
@@ -208,30 +206,6 @@ fn traffic_line(config: &Config) -> Option<String> {
         )),
         (ApplyMode::XrayGrpc, false) => Some("traffic  not counted".to_owned()),
         _ => None,
-    }
-}
-
-/// The running agent's status; the exit code.
-pub(super) fn status(answer: &Value) -> u8 {
-    let text = |key: &str| answer.get(key).map(Value::to_string).unwrap_or_default();
-    println!(
-        "xray-agent {} (process {}), mode {}, since {}",
-        text("version").trim_matches('"'),
-        text("process"),
-        text("mode").trim_matches('"'),
-        text("started").trim_matches('"')
-    );
-    let nodes = serde_json::from_value::<Vec<NodeStatus>>(answer["nodes"].clone());
-    let of_traffic = serde_json::from_value::<Option<TrafficStatus>>(answer["traffic"].clone());
-    match (nodes, of_traffic) {
-        (Ok(nodes), Ok(of_traffic)) => {
-            let code = outcome(&nodes);
-            of_traffic.map_or(code, |status| code.max(traffic(&status)))
-        }
-        (Err(error), _) | (_, Err(error)) => {
-            eprintln!("the running agent is of another version: {error}");
-            FAILED
-        }
     }
 }
 

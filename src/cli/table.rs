@@ -1,6 +1,8 @@
 //! Columns and sizes for people: aligned whether they go to a terminal or into a pipe. A table's
 //! widths are known before its rows are, so that a long one need not be held. Pure.
 
+use jiff::Timestamp;
+
 use crate::base::redact;
 
 /// Between two columns.
@@ -97,6 +99,18 @@ pub(super) fn size(bytes: u64) -> String {
     unreachable!("invariant: 64 bits are 16 EiB at most")
 }
 
+/// How long after `earlier` `later` is, in the largest unit that is whole; a clock that was set back
+/// shows nothing.
+pub(super) fn age(earlier: Timestamp, later: Timestamp) -> String {
+    let seconds = later.duration_since(earlier).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 /// Somebody else's words as part of a line: they can neither break it nor steer a terminal, and a
 /// user in them is shown by 8 characters.
 pub(super) fn words(text: &str) -> String {
@@ -128,6 +142,24 @@ mod tests {
         ];
         for (bytes, shown) in table {
             assert_eq!(size(bytes), shown, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn an_age_is_whole_in_its_unit_and_never_below_nothing() {
+        let table = [
+            (-5, "0 s"),
+            (59, "59 s"),
+            (60, "1 min"),
+            (3_599, "59 min"),
+            (3_600, "1 h"),
+            (172_799, "47 h"),
+            (172_800, "2 d"),
+            (100_000_000, "1157 d"),
+        ];
+        for (seconds, shown) in table {
+            let later = Timestamp::from_second(seconds).unwrap();
+            assert_eq!(age(Timestamp::UNIX_EPOCH, later), shown, "{seconds}");
         }
     }
 

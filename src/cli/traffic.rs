@@ -102,7 +102,7 @@ pub(super) fn told(done: anyhow::Result<()>) -> u8 {
 }
 
 /// The exit code, after the rest was written.
-fn ended<W: Write>(out: Out<W>) -> u8 {
+pub(super) fn ended<W: Write>(out: Out<W>) -> u8 {
     told(out.finish().context("cannot write to standard output"))
 }
 

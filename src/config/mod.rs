@@ -115,6 +115,17 @@ pub enum ApplyMode {
     None,
 }
 
+impl ApplyMode {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::XrayGrpc => "xray-grpc",
+            Self::Cmd => "cmd",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What becomes of open sessions of users who are removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kick {

@@ -41,6 +41,7 @@ pub(super) fn read(source: &Source, need: Need, mode: ApplyMode, xrays: &[Xray])
     let mut in_map = reader.tag_map();
     let ids = match need {
         Need::Apply { node } => vec![node],
+        Need::Panel => Vec::new(),
         Need::Run | Need::Check | Need::Cut => reader.ids(&in_file),
     };
     let draft = |id| {

@@ -59,6 +59,8 @@ pub enum Need {
     /// To cut connections for the agent: the same inbounds as for `Run`. The panel's token is not read,
     /// and its panel is `None`.
     Cut,
+    /// To speak to the panel alone: no list of nodes is needed, and none is given.
+    Panel,
     /// To bring one node to a given list over gRPC: neither panel nor list of nodes is needed.
     Apply {
         /// The node.
@@ -140,7 +142,7 @@ fn panel(source: &Source, need: Need) -> Option<Panel> {
     let users_max = section.value("users_max", values::integer(1..=USERS_MAX));
     let needed = || token::read(source).and_then(|token| token.ok_or_else(token::missing));
     let token = match need {
-        Need::Run | Need::Check => source.note(needed()),
+        Need::Run | Need::Check | Need::Panel => source.note(needed()),
         // Whoever applies by hand may well not be the user that can read the token.
         Need::Apply { .. } => token::read(source).ok().flatten(),
         Need::Cut => None,

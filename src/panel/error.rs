@@ -80,6 +80,9 @@ pub enum Reason {
     /// A success whose content cannot be right.
     #[error("answered 200 OK, but {0}; the users that are there stay")]
     Absurd(String),
+    /// A success whose content is not what was asked for.
+    #[error("answered 200 OK, but {0}")]
+    Unfit(String),
     /// A body over the limit.
     #[error("answered {status} with more than {bytes_max} bytes (panel.body_bytes_max)")]
     TooLarge {
@@ -130,7 +133,8 @@ impl Reason {
             Self::CutShort { why: text, .. }
             | Self::Refused { message: text, .. }
             | Self::Redirected { to: text, .. }
-            | Self::Absurd(text) => make_tellable(text, token),
+            | Self::Absurd(text)
+            | Self::Unfit(text) => make_tellable(text, token),
             Self::Malformed { why, beginning, .. } => {
                 make_tellable(why, token);
                 make_tellable(beginning, token);
@@ -140,7 +144,8 @@ impl Reason {
     }
 }
 
-fn make_tellable(text: &mut String, token: &Secret) {
+/// Takes the token out, shortens users, and makes it one short line.
+pub(super) fn make_tellable(text: &mut String, token: &Secret) {
     *text = redact::line(&text.replace(token.expose(), "***"), SHOWN_CHARS);
 }
 

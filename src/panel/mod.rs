@@ -1,8 +1,11 @@
-//! The adapter to the panel's internal API (`panel-internal.md`): who may use a node, and reports of
-//! their traffic. A list is taken whole or not at all; whatever is wrong with one is an error, never an
+//! The adapter to the panel's internal API (`panel-internal.md`): who may use a node, reports of
+//! their traffic, and what an operator asks by hand. A list is taken whole or not at all; whatever is wrong with one is an error, never an
 //! empty list. The token goes to the configured address only: redirects are not followed.
 
 mod answer;
+mod calls;
+#[cfg(test)]
+mod calls_tests;
 mod error;
 mod handover;
 mod report;
@@ -23,6 +26,7 @@ use crate::model::ids::NodeId;
 use crate::model::tally::Calls;
 use crate::model::user_list::UserList;
 
+pub use calls::{Booked, Registration, Verdict};
 pub use error::{PanelError, Reason};
 
 /// The panel's server closes a connection that was idle for 5 s; one idle for longer than this is

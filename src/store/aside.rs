@@ -11,13 +11,20 @@ use super::witness;
 
 /// The log that SQLite keeps beside a database.
 const LOG: &str = "-wal";
+/// Its index, there while somebody has the database open.
+const INDEX: &str = "-shm";
 /// All that SQLite keeps there. The journal is used only until a new file has its log; one that
 /// stayed behind would be played back into the next file.
-const BESIDE: [&str; 3] = [LOG, "-shm", "-journal"];
+const BESIDE: [&str; 3] = [LOG, INDEX, "-journal"];
 
 /// The write-ahead log of a database.
 pub(super) fn log_of(database: &Path) -> PathBuf {
     with_suffix(database, LOG)
+}
+
+/// The index of that log.
+pub(super) fn index_of(database: &Path) -> PathBuf {
+    with_suffix(database, INDEX)
 }
 
 /// Moves all files of a database out of the way; `now` in seconds since 1970. Tells where the

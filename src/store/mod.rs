@@ -32,7 +32,7 @@ use crate::model::tally::{Distribution, Durations};
 
 pub use error::{StoreError, WorkError};
 pub use health::{Health, State};
-pub use open::open_read_only;
+pub use open::{look_into, open_read_only};
 use writer::{Kind, Writer};
 
 /// Marks a database as one of ours (SQLite's `application_id`): `XRAG`.

@@ -12,6 +12,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, MAIN_DB, OpenFlags, Transaction};
 use rusqlite_migration::{HookError, M, Migrations};
 use rustix::fs::{Access, access};
+use url::Url;
 
 use crate::base::files::PRIVATE_FILE;
 
@@ -111,6 +112,22 @@ pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
 /// Opens the file for reading only, for another process than the writer's. `None` without a file
 /// and with an empty one. The schema has to be the one that this program knows.
 pub fn open_read_only(spec: &Spec) -> Result<Option<Connection>, StoreError> {
+    open_by(spec, peek)
+}
+
+/// [`open_read_only`] for whoever must leave the folder as it is: a file that nobody has open is read
+/// as it lies, for SQLite would put an index and a log beside it. One who opens it meanwhile to write
+/// writes to the log, which this reader does not look at.
+pub fn look_into(spec: &Spec) -> Result<Option<Connection>, StoreError> {
+    let is_at_rest = !exists(&aside::index_of(&spec.file))
+        && fs::metadata(aside::log_of(&spec.file)).map_or(true, |log| log.len() == 0);
+    open_by(spec, if is_at_rest { peek_at_rest } else { peek })
+}
+
+fn open_by(
+    spec: &Spec,
+    peek: fn(&Path) -> Result<(Connection, Identity), Trouble>,
+) -> Result<Option<Connection>, StoreError> {
     let file = &spec.file;
     if fs::metadata(file).is_ok_and(|found| found.len() == 0) || !exists(file) {
         return Ok(None);
@@ -150,6 +167,21 @@ fn peek(file: &Path) -> Result<(Connection, Identity), Trouble> {
     // The writer's log is the writer's.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    let identity = identify(&connection)?;
+    Ok((connection, identity))
+}
+
+/// The file alone, taken for one that nobody changes.
+fn peek_at_rest(file: &Path) -> Result<(Connection, Identity), Trouble> {
+    let name = Url::from_file_path(std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+    let Ok(mut name) = name else {
+        return peek(file);
+    };
+    name.set_query(Some("immutable=1"));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(name.as_str(), flags)?;
     let identity = identify(&connection)?;
     Ok((connection, identity))
 }

@@ -109,7 +109,7 @@ pub fn emails(config: &Config, clock: Clock) -> Result<Vec<(InboundKey, Emails)>
 }
 
 /// Whether no other inbound of the same Xray is managed.
-fn is_alone(config: &Config, inbound: &Inbound) -> bool {
+pub(super) fn is_alone(config: &Config, inbound: &Inbound) -> bool {
     let all = config.nodes.iter().flat_map(|node| &node.inbounds);
     all.filter(|other| other.xray == inbound.xray).count() == 1
 }

@@ -68,8 +68,8 @@ pub(super) struct NodeParts {
 
 /// Kept from one run to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
-    absences: Absences,
+pub(super) struct Kept {
+    pub(super) absences: Absences,
 }
 
 struct NodeLoop {

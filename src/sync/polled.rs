@@ -105,6 +105,11 @@ impl DesiredSource for Polled {
     }
 }
 
+/// The last good answer for `node`, for whoever only looks at the state folder.
+pub(super) fn kept(state_dir: &Path, node: NodeId) -> Result<Option<Users>, FileError> {
+    read_list(&file(&state_dir.join("nodes"), node))
+}
+
 fn file(folder: &Path, node: NodeId) -> PathBuf {
     folder.join(format!("node-{node}.last-answer"))
 }

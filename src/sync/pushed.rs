@@ -77,6 +77,11 @@ impl DesiredSource for Pushed {
     }
 }
 
+/// The set of one inbound, for whoever only looks at the state folder.
+pub(super) fn kept(state_dir: &Path, inbound: &InboundKey) -> Desired {
+    look(&file(&state_dir.join("pushed"), inbound))
+}
+
 fn file(folder: &Path, inbound: &InboundKey) -> PathBuf {
     folder.join(format!(
         "{}@{}",
@@ -85,31 +90,32 @@ fn file(folder: &Path, inbound: &InboundKey) -> PathBuf {
     ))
 }
 
-/// No file is an empty set; one that holds anything but whole UUIDs is unknown.
 fn read(path: &Path) -> Desired {
-    let unknown = |why: String| {
+    let set = look(path);
+    if let Desired::Unknown { why, .. } = &set {
         warn!(file = %path.display(), "pushed users are unknown, nobody is removed: {why}");
-        Desired::Unknown {
-            last_good: None,
-            why: why.into(),
-        }
+    }
+    set
+}
+
+/// No file is an empty set; one that holds anything but whole UUIDs is unknown.
+fn look(path: &Path) -> Desired {
+    let unknown = |last_good, why: String| Desired::Unknown {
+        last_good,
+        why: why.into(),
     };
     let bytes = match read_if_there(path) {
         Ok(None) => return Desired::Known(Users::from([])),
         Ok(Some(bytes)) => bytes,
-        Err(error) => return unknown(error.to_string()),
+        Err(error) => return unknown(None, error.to_string()),
     };
     match user_list::read(String::from_utf8_lossy(&bytes).lines()) {
         Ok(list) if list.malformed == 0 => Desired::Known(list.users),
         Ok(list) => {
             let why = format!("{} of its lines are no UUIDs", list.malformed);
-            warn!(file = %path.display(), "pushed users are unknown, nobody is removed: {why}");
-            Desired::Unknown {
-                last_good: Some(list.users),
-                why: why.into(),
-            }
+            unknown(Some(list.users), why)
         }
-        Err(error) => unknown(error.to_string()),
+        Err(error) => unknown(None, error.to_string()),
     }
 }
 

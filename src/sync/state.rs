@@ -63,7 +63,8 @@ pub struct AppliedUsers {
 #[derive(Clone, Debug)]
 pub struct StateFolder {
     path: PathBuf,
-    clock: Clock,
+    /// Names what is set aside; `None`: nothing is.
+    clock: Option<Clock>,
 }
 
 impl StateFolder {
@@ -73,7 +74,15 @@ impl StateFolder {
         create_folder(&state_dir.join("inbounds"), PRIVATE_FOLDER)?;
         let path = Self::path(state_dir, key);
         create_folder(&path, PRIVATE_FOLDER)?;
+        let clock = Some(clock);
         Ok(Self { path, clock })
+    }
+
+    /// The folder of `key` for whoever only looks: it is not created, and a file in it that makes no
+    /// sense counts as not there and stays.
+    pub fn to_look_at(state_dir: &Path, key: &InboundKey) -> Self {
+        let path = Self::path(state_dir, key);
+        Self { path, clock: None }
     }
 
     /// Where the folder of `key` is.
@@ -108,7 +117,11 @@ impl StateFolder {
     }
 
     fn read<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Option<T>, FileError> {
-        read_json(&self.path.join(name), self.clock)
+        let path = self.path.join(name);
+        match self.clock {
+            Some(clock) => read_json(&path, clock),
+            None => look_at_json(&path),
+        }
     }
 
     fn write<T: Serialize>(&self, name: &str, content: &T) -> Result<(), FileError> {
@@ -133,6 +146,14 @@ pub fn read_json<T: for<'de> Deserialize<'de>>(
             Ok(None)
         }
     }
+}
+
+/// Reads a JSON file of ours; one that makes no sense counts as not there, and stays.
+pub(super) fn look_at_json<T: for<'de> Deserialize<'de>>(
+    path: &Path,
+) -> Result<Option<T>, FileError> {
+    let bytes = read_if_there(path)?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// Writes a JSON file of ours if its content changes.
@@ -183,6 +204,25 @@ mod tests {
                 .join("inbounds/x@in%2F%2E%2E%2Fa/state.json")
                 .is_file()
         );
+    }
+
+    #[test]
+    fn who_only_looks_creates_nothing_and_leaves_nonsense_where_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = folder(&dir.path().join("other")).path;
+        let key_of = InboundKey {
+            node: NodeId(1),
+            xray: "x".into(),
+            tag: InboundTag("in/../a".into()),
+        };
+        let state_dir = dir.path().join("state");
+        let looked = StateFolder::to_look_at(&state_dir, &key_of);
+        assert_eq!(looked.state().unwrap(), InboundState::default());
+        assert!(!state_dir.exists());
+        std::fs::write(key.join("state.json"), b"{\"emails\":").unwrap();
+        let looked = StateFolder::to_look_at(&dir.path().join("other"), &key_of);
+        assert_eq!(looked.state().unwrap(), InboundState::default());
+        assert_eq!(std::fs::read_dir(&key).unwrap().count(), 1);
     }
 
     #[test]

@@ -62,6 +62,7 @@ async fn kicks(command: &AgentCommand) -> Result<Value> {
     let said = command.clone().args(["status", "--json"]);
     let said = said.run_to_end(LONG).await?;
     let status: Value = serde_json::from_str(&said.stdout).context(said.stderr)?;
+    ensure!(status["running"] == true, "no agent runs yet");
     Ok(status["nodes"][0]["inbounds"][0]["kick"].clone())
 }
 

@@ -116,7 +116,13 @@ pub async fn status(command: &AgentCommand) -> Result<Value> {
         .args(["status", "--json"])
         .run_to_end(LONG)
         .await?;
-    Ok(serde_json::from_str(&said.stdout).unwrap_or_default())
+    let said: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
+    // What an agent has left is not what one says.
+    Ok(if said["running"] == true {
+        said
+    } else {
+        Value::Null
+    })
 }
 
 /// Waits until the running agent says something of its inbound of that place.

@@ -10,6 +10,7 @@ use hyper::{HeaderMap, Method, Request};
 use serde_json::json;
 
 use super::answer::Answer;
+use super::calls::Calls;
 use super::reports::Reports;
 
 /// How many requests' headers are remembered for each node, and for reports.
@@ -20,6 +21,7 @@ pub struct State {
     pub etags: bool,
     pub nodes: BTreeMap<u64, Node>,
     pub reports: Reports,
+    pub calls: Calls,
     /// TCP connections accepted so far.
     pub connections: usize,
 }
@@ -47,6 +49,7 @@ impl State {
             etags: true,
             nodes: BTreeMap::new(),
             reports: Reports::default(),
+            calls: Calls::default(),
             connections: 0,
         }
     }
@@ -66,6 +69,12 @@ impl State {
                 }
                 _ => Answer::error(400, "invalid node_id"),
             },
+            ["api", "internal", "auth"] => {
+                self.auth(request.headers(), request.uri().query().unwrap_or_default())
+            }
+            ["api", "internal", "user-traffic"] => {
+                self.user_traffic(request.headers(), request.uri().query().unwrap_or_default())
+            }
             ["demo", "users", uuid] => self.change_by_hand(request.method(), uuid),
             _ => Answer::error(404, "not found"),
         }
@@ -147,7 +156,7 @@ impl State {
     }
 }
 
-fn is_trusted(headers: &HeaderMap, token: &str) -> bool {
+pub fn is_trusted(headers: &HeaderMap, token: &str) -> bool {
     header(headers, "x-internal-token") == Some(token)
 }
 

@@ -16,6 +16,7 @@
 
 pub mod agent;
 pub mod answer;
+pub mod calls;
 pub mod client;
 pub mod contract;
 pub mod inbounds;

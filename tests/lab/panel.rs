@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::answer::{Answer, Sending};
+use super::calls;
 use super::contract::State;
 use super::origin::accept;
 use super::ports::free_port;
@@ -162,6 +164,12 @@ async fn answer(
 ) -> io::Result<Response<Sending>> {
     if reports::is_report(&request) {
         return reports::serve(request, &state).await;
+    }
+    if calls::is_registration(&request) {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        let answer = lock(&state).register(&head.headers, &body);
+        return answer.send().await;
     }
     let answer = lock(&state).answer(&request);
     answer.send().await

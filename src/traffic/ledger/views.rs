@@ -241,6 +241,67 @@ pub fn by_user(
     )
 }
 
+/// What the ledger holds of one user, by node and sink; what was counted is the sum of all.
+pub fn of_user(connection: &Connection, user: UserId) -> Result<Vec<NodeTotals>, WorkError> {
+    let rows = rows::all(
+        connection,
+        "SELECT sink, node, state, sum(reports) AS reports, sum(up) AS up, sum(down) AS down,
+             min(since) AS since FROM (
+             SELECT sink, node, 'open' AS state, 1 AS reports, up, down, since
+                 FROM open WHERE user = ?1
+             UNION ALL SELECT sink, node, state, 1, up, down, since FROM report WHERE user = ?1
+             UNION ALL SELECT sink, node, 'settled', reports, up, down, NULL
+                 FROM settled WHERE user = ?1)
+         GROUP BY sink, node, state ORDER BY sink, node",
+        &[user.bytes()],
+        |row| {
+            let (sink, node): (String, i64) = (row.get("sink")?, row.get("node")?);
+            let state: String = row.get("state")?;
+            let since: Option<i64> = row.get("since")?;
+            let amount = Amount {
+                reports: count(row, "reports")?,
+                bytes: bytes_of(row, "up", "down")?,
+            };
+            Ok((sink, node_of(node).0, state, amount, since.map(time)))
+        },
+    )?;
+    let mut all: Vec<NodeTotals> = Vec::new();
+    for (sink, node, state, amount, since) in rows {
+        if all
+            .last()
+            .is_none_or(|it| it.sink != sink || it.node != node)
+        {
+            all.push(NodeTotals {
+                node,
+                sink,
+                ..NodeTotals::default()
+            });
+        }
+        if let Some(totals) = all.last_mut() {
+            totals.take(&state, amount, since);
+        }
+    }
+    Ok(all)
+}
+
+impl NodeTotals {
+    /// Takes in what is in one state.
+    fn take(&mut self, state: &str, amount: Amount, since: Option<Timestamp>) {
+        self.counted = self.counted.plus(amount.bytes);
+        if state != State::Rejected.name() {
+            self.oldest = self.oldest.into_iter().chain(since).min();
+        }
+        match state {
+            "settled" => self.settled = amount,
+            "open" => self.open = amount,
+            "pending" => self.pending = amount,
+            "sending" => self.sending = amount,
+            "rejected" => self.rejected = amount,
+            _ => self.unknown = amount,
+        }
+    }
+}
+
 /// Every report in `state`, the oldest first, given one at a time.
 pub fn each_report(
     connection: &Connection,

@@ -1,4 +1,4 @@
-//! What is done to one user on somebody's word.
+//! What is done to one user on somebody's word: his sessions are cut.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ fn outcomes(mut answer: Value) -> Result<Vec<KickOutcome>, ControlError> {
 async fn kick_from_here(config: &Config, user: UserId) -> Result<Vec<KickOutcome>, UserError> {
     let (cores, context) = (
         cores(config, &[]),
-        super::oneshot::context(config, Arc::new(Silent)),
+        super::super::oneshot::context(config, Arc::new(Silent)),
     );
     let mut inbounds = Vec::new();
     for node in &config.nodes {
