@@ -93,8 +93,9 @@ pub enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
-    /// Make a node known to the panel; its id. One that the panel knows by address, port and protocol
-    /// keeps its id.
+    /// Make a node known to the panel, and print its id.
+    ///
+    /// One that the panel knows by address, port and protocol keeps the id that it has.
     Register(RegisterArgs),
     /// What is asked beside an agent that may be running.
     #[command(flatten)]
@@ -104,7 +105,7 @@ pub enum Command {
 /// Commands of an operator, beside an agent that may be running.
 #[derive(Debug, Subcommand)]
 pub enum Operation {
-    /// Show how everything stands, on one screen: as the running agent says, or as it left it.
+    /// Show how everything stands: as the running agent says it, or as it was left.
     ///
     /// Exit code 1 where no agent runs, or where something is wrong.
     Status(StatusArgs),

@@ -41,8 +41,8 @@ const INBOUNDS: Table<9> = Table([
     Column::number("DRIFT", 0),
     Column::number("FOREIGN", 0),
     Column::number("HELD", 0),
-    Column::text("EQUAL", 0),
-    Column::number("CUT OFF", 0),
+    Column::text("SYNCED", 0),
+    Column::number("CUT", 0),
 ]);
 
 const TRAFFIC: Table<7> = Table([
@@ -352,4 +352,107 @@ fn errors(standing: &Standing) -> Vec<String> {
     errors.extend(standing.nodes.iter().flat_map(NodeStatus::problems));
     errors.extend(standing.traffic.iter().flat_map(TrafficStatus::problems));
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: &str = "2026-11-21T12:00:00Z";
+    /// The widest ages and sizes there are.
+    const BEFORE: &str = "2026-11-21T11:00:01Z";
+    const BYTES: u64 = 1_073_741_000;
+
+    /// A running agent with that many inbounds on one node, where all figures are long.
+    fn standing(inbounds: usize) -> Standing {
+        let inbound = json!({
+            "xray": "main", "tag": "in-vless-reality", "protocol": "vless", "desired": 100_000,
+            "live": 99_999, "foreign": 1_000, "held": 0, "held_polls": null, "conflicts": 0,
+            "failed": 0, "added": 0, "removed": 0, "read_back": true, "last_success": BEFORE,
+            "error": null, "unknown_sources": [],
+        });
+        let node = json!({
+            "node": 1234, "allowed": 100_000, "malformed": 0, "held": 0, "answered_at": BEFORE,
+            "panel_error": null, "files_error": null, "hook": null,
+            "inbounds": vec![inbound; inbounds],
+        });
+        let amount = json!({"reports": 1, "up": 0, "down": BYTES});
+        let sums = json!({
+            "node": 1234, "sink": "report-traffic", "counted": {"up": 0, "down": BYTES},
+            "settled": amount, "open": amount, "pending": amount, "sending": amount,
+            "rejected": amount, "unknown": amount, "oldest": BEFORE,
+        });
+        let xray = json!({
+            "xray": "main", "collected_at": BEFORE, "error": null, "up": BYTES, "down": BYTES,
+            "ours": 200_000, "foreign": 1_000, "foreign_bytes": BYTES, "adopted_bytes": 0,
+            "resets": 0, "shared_address": false, "not_counting": null,
+        });
+        let sink = json!({
+            "sink": "report-traffic", "address": "http://panel.example.org/", "under_way": 16,
+            "at_once": 16, "dedupes": true, "settled_at": BEFORE, "error": null, "fault": false,
+            "resumes_at": null,
+        });
+        let standing = json!({
+            "running": true, "state_dir": "/var/lib/xray-agent", "version": "0.1.0",
+            "process": 1_234_567, "mode": "xray-grpc", "started": BEFORE, "nodes": [node],
+            "traffic": {"xrays": [xray], "sinks": [sink], "ledger_error": null},
+            "tasks": [{"name": "node 1234", "alive": true, "restarts": 0, "last_error": null}],
+            "ledger": {"nodes": [sums], "adopted": []}, "ledger_error": null,
+        });
+        serde_json::from_value(standing).unwrap()
+    }
+
+    fn drawn(standing: &Standing) -> Screen {
+        draw(standing, NOW.parse().unwrap())
+    }
+
+    #[test]
+    fn a_node_with_two_inbounds_fits_a_terminal_of_80_by_24() {
+        let screen = drawn(&standing(2));
+        assert!(!screen.is_wrong);
+        assert!(screen.lines.len() <= 24, "{:#?}", screen.lines);
+        for line in &screen.lines {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_not_well_is_named_and_words_of_others_stay_in_their_line() {
+        let mut standing = standing(1);
+        standing.tasks.push(TaskStanding {
+            name: "inbound \u{1b}[2J".to_owned(),
+            alive: false,
+            restarts: 3,
+            last_error: Some("panicked:\nat once".to_owned()),
+        });
+        let tag = &mut standing.nodes[0].inbounds[0].tag;
+        *tag = "aaaaaaaa-0000-4000-8000-000000000001\n".to_owned();
+        standing.nodes[0].panel_error = Some("no\u{202e} answer".to_owned());
+        let screen = drawn(&standing);
+        assert!(screen.is_wrong);
+        let text = screen.lines.concat();
+        assert!(!text.contains(['\n', '\u{1b}', '\u{202e}']), "{text}");
+        assert!(!text.contains("aaaaaaaa-0000"), "{text}");
+        assert!(text.contains("tasks: 1 of 2 well"), "{text}");
+        assert!(
+            text.contains("does not run, 3 restarts, failed last: panicked"),
+            "{text}"
+        );
+        assert!(text.contains("error: node 1234: panel: no"), "{text}");
+    }
+
+    #[test]
+    fn what_was_never_seen_is_not_shown_as_nothing() {
+        let mut standing = standing(1);
+        standing.nodes[0].inbounds[0].protocol = None;
+        let screen = drawn(&standing);
+        let row = screen
+            .lines
+            .iter()
+            .find(|line| line.contains("in-vless-reality"));
+        let cells: Vec<_> = row.unwrap().split_whitespace().collect();
+        assert_eq!(cells[2..6], ["-", "-", "-", "-"], "{cells:?}");
+    }
 }

@@ -133,3 +133,51 @@ fn write(text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_screen_in_place_leaves_the_terminal_as_it_was() {
+        let standing = json!({
+            "running": false, "state_dir": "/x\u{1b}[31m", "version": "1", "mode": "none",
+            "nodes": [], "tasks": [],
+        });
+        let drawn = frame(Ok(standing.clone()), false, true);
+        assert!(
+            drawn.starts_with(BEGIN) && drawn.ends_with(END),
+            "{drawn:?}"
+        );
+        let within = &drawn[BEGIN.len()..drawn.len() - END.len()];
+        // Of its own there is only the end of each line.
+        assert!(!within.replace(LINE_END, "").contains('\x1b'), "{drawn:?}");
+        assert!(within.contains("no agent is running"), "{drawn:?}");
+        let plain = frame(Ok(standing), false, false);
+        assert!(
+            !plain.contains('\x1b') && plain.ends_with("\n\n"),
+            "{plain:?}"
+        );
+    }
+
+    #[test]
+    fn an_agent_of_another_version_and_one_that_hangs_are_shown_as_that() {
+        let other = frame(Ok(json!({"running": true})), false, false);
+        assert!(other.contains("another version"), "{other}");
+        let hangs = frame(Err(app::StatusError::Silent), true, false);
+        let hangs: Value = serde_json::from_str(&hangs).unwrap();
+        assert!(hangs["error"].as_str().unwrap().contains("10s"), "{hangs}");
+    }
+
+    #[test]
+    fn a_pause_is_some_seconds() {
+        for (text, millis) in [("0.1", 100), ("2", 2_000), ("3600", 3_600_000)] {
+            assert_eq!(seconds(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "0", "0.09", "-1", "3601", "NaN", "inf", "1e99", "2s"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -108,3 +108,20 @@ fn to_cut_connections_the_panels_token_is_not_read() {
     assert_eq!(tags(&config.nodes[0]), ["in-f"]);
     assert!(read_both("", &[], Need::Cut).is_err(), "no node is named");
 }
+
+#[test]
+fn to_speak_to_the_panel_its_key_is_needed_and_no_node() {
+    let key = [("INTERNAL_API_KEY", "k"), ("APPLY_MODE", "xray-grpc")];
+    let config = read_both("", &key, Need::Panel).unwrap();
+    assert!(config.panel.is_some() && config.nodes.is_empty());
+    let config = read_both(
+        "node = [{ id = 5, inbounds = ['in'] }]\n",
+        &key,
+        Need::Panel,
+    );
+    assert!(config.unwrap().nodes.is_empty());
+    assert!(
+        read_both("", &[], Need::Panel).is_err(),
+        "the key is missing"
+    );
+}

@@ -34,12 +34,13 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 29] = [
+const PURE: [&str; 31] = [
     "http/host.rs",
     "http/limits.rs",
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
+    "sync/drift.rs",
     "sync/live.rs",
     "model/email.rs",
     "sync/facts.rs",
@@ -59,6 +60,7 @@ const PURE: [&str; 29] = [
     "hook/environment.rs",
     "base/duration.rs",
     "base/redact.rs",
+    "cli/screen.rs",
     "cli/table.rs",
     "traffic/classify.rs",
     "traffic/switches.rs",

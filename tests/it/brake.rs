@@ -204,7 +204,7 @@ async fn a_held_removal_is_shown_and_goes_by_force() -> Result<()> {
     );
     let shown = scene.run(&["status"]).await?;
     ensure!(
-        shown.code == Some(1) && shown.stdout.contains("29 held"),
+        shown.code == Some(1) && shown.stdout.contains("29 removals are held"),
         "{shown:?}"
     );
 

@@ -163,7 +163,7 @@ async fn a_dry_run_prints_the_plan_and_changes_nothing() -> Result<()> {
 }
 
 /// Every file under `folder` with its content, locks left out.
-fn contents(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+pub fn contents(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -5,6 +5,7 @@ mod check;
 mod kick;
 mod listing;
 
+use crate::base::redact;
 use crate::config::{ApplyMode, Config, Node};
 use crate::model::desired::Desired;
 use crate::model::ids::NodeId;
@@ -87,7 +88,7 @@ impl<'a> Asked<'a> {
                 .find(|client| client.name() == inbound.xray)
                 .expect("invariant: a configuration names only Xrays that it has");
             let seen = look(self.config, node, inbound, client, polled.clone()).await;
-            let seen = seen.map_err(|e| e.to_string());
+            let seen = seen.map_err(|e| redact::uuids(&e.to_string()));
             (inbound.xray.clone(), inbound.tag.0.clone(), seen)
         });
         futures_util::future::join_all(looks).await
