@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::ledger;
+use super::reload::ConfigurationStatus;
 use crate::config::Config;
 use crate::control::{self, Call, ControlError};
 use crate::sync::kept;
@@ -40,6 +41,9 @@ pub struct Standing {
     pub mode: String,
     /// Since when it runs.
     pub started: Option<Timestamp>,
+    /// How it stands with its configuration; `None` where none runs.
+    #[serde(default)]
+    pub configuration: Option<ConfigurationStatus>,
     /// Every node.
     pub nodes: Vec<NodeStatus>,
     /// Reading counters and reporting; `None` where no agent runs, or none of it is done.
@@ -117,6 +121,7 @@ fn as_left(config: &Config) -> Result<Standing, StatusError> {
         process: None,
         mode: config.mode.name().to_owned(),
         started: None,
+        configuration: None,
         nodes: kept::nodes(config)?,
         traffic: None,
         tasks: Vec::new(),

@@ -314,6 +314,12 @@ fn tasks(all: &[TaskStanding]) -> Vec<String> {
 /// What is not as usual, and no error.
 fn notes(standing: &Standing) -> Vec<String> {
     let mut notes = Vec::new();
+    let configuration = standing.configuration.iter();
+    for changed in configuration.flat_map(|it| &it.after_restart) {
+        notes.push(format!(
+            "{changed} has changed in the configuration: a restart takes it in"
+        ));
+    }
     for (_, inbound) in each_inbound(standing) {
         let tag = &inbound.tag;
         if !inbound.read_back {
@@ -348,7 +354,12 @@ fn notes(standing: &Standing) -> Vec<String> {
 }
 
 fn errors(standing: &Standing) -> Vec<String> {
-    let mut errors: Vec<String> = standing.ledger_error.iter().cloned().collect();
+    let refused = standing.configuration.iter().flat_map(|it| &it.error);
+    let refused = refused.map(|why| {
+        format!("the configuration was refused, the one before it is still used: {why}")
+    });
+    let mut errors: Vec<String> = refused.collect();
+    errors.extend(standing.ledger_error.iter().cloned());
     errors.extend(standing.nodes.iter().flat_map(NodeStatus::problems));
     errors.extend(standing.traffic.iter().flat_map(TrafficStatus::problems));
     errors
@@ -359,6 +370,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::app::ConfigurationStatus;
 
     const NOW: &str = "2026-11-21T12:00:00Z";
     /// The widest ages and sizes there are.
@@ -406,6 +418,25 @@ mod tests {
 
     fn drawn(standing: &Standing) -> Screen {
         draw(standing, NOW.parse().unwrap())
+    }
+
+    #[test]
+    fn a_configuration_that_was_refused_and_one_that_waits_are_shown() {
+        let mut standing = standing(1);
+        standing.configuration = Some(ConfigurationStatus {
+            error: Some("panel.url: is no address\nnode: is empty".to_owned()),
+            after_restart: vec!["http".to_owned()],
+            ..ConfigurationStatus::default()
+        });
+        let screen = drawn(&standing);
+        assert!(screen.is_wrong);
+        let has = |words: &str| screen.lines.iter().any(|line| line.contains(words));
+        assert!(has("note: http has changed in the configuration"));
+        assert!(
+            has("still used: panel.url: is no address"),
+            "{:?}",
+            screen.lines
+        );
     }
 
     #[test]
