@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::stream::{self, Out};
 use super::{FAILED, USAGE, traffic::ended, traffic::told, users_print};
-use crate::app::users;
+use crate::app::users::{self, LookError};
 use crate::config::Config;
 use crate::model::ids::{NodeId, UserId};
 use crate::sync::kick::by_hand::KickOutcome;
@@ -79,7 +79,7 @@ pub(super) async fn run(config: &Config, args: UsersArgs) -> u8 {
 async fn list(config: &Config, node: Option<u64>, verbose: bool, json: bool) -> u8 {
     let nodes = match users::list(config, node.map(NodeId)).await {
         Ok(nodes) => nodes,
-        Err(error) => return told(Err(error.into())),
+        Err(error) => return cannot_look(error),
     };
     let mut out = stream::stdout();
     if json {
@@ -99,7 +99,7 @@ async fn list(config: &Config, node: Option<u64>, verbose: bool, json: bool) -> 
 async fn check(config: &Config, user: UserId, node: Option<u64>, json: bool) -> u8 {
     let checked = match users::check(config, user, node.map(NodeId)).await {
         Ok(checked) => checked,
-        Err(error) => return told(Err(error.into())),
+        Err(error) => return cannot_look(error),
     };
     let mut out = stream::stdout();
     if json {
@@ -123,6 +123,12 @@ async fn kick(config: &Config, user: UserId, json: bool) -> u8 {
     }
     let failed = inbounds.iter().any(|inbound| inbound.error.is_some());
     worse(ended(out), failed)
+}
+
+fn cannot_look(error: LookError) -> u8 {
+    let is_misuse = matches!(error, LookError::NoSuchNode(..));
+    let code = told(Err(error.into()));
+    if is_misuse { USAGE } else { code }
 }
 
 fn worse(code: u8, failed: bool) -> u8 {

@@ -159,10 +159,11 @@ fn at_node<W: Write>(out: &mut Out<W>, node: &CheckedNode) {
         }
     };
     out.line(format_args!("node {of}: {auth}"));
-    out.line(match node.listed {
-        Some(true) => "  in its last list",
-        Some(false) => "  not in its last list",
-        None => "  no list of it was kept",
+    out.line(match (node.listed, &node.listed_error) {
+        (Some(true), _) => "  in its last list".to_owned(),
+        (Some(false), _) => "  not in its last list".to_owned(),
+        (None, Some(why)) => format!("  its last list cannot be read: {}", words(why)),
+        (None, None) => "  no list of it was kept".to_owned(),
     });
     for inbound in &node.inbounds {
         let name = words(&format!("{} in {}", inbound.tag, inbound.xray));

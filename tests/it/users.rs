@@ -159,7 +159,7 @@ async fn an_xray_that_is_away_and_a_node_that_is_not_ours_are_told() -> Result<(
     let mut stage = Stage::new().await?;
     let other = stage.run(&["2"]).await?;
     ensure!(
-        other.code == Some(1) && other.stderr.contains("node 2 is not configured"),
+        other.code == Some(2) && other.stderr.contains("node 2 is not configured"),
         "{other:?}"
     );
     stage.xray.kill().await?;

@@ -41,6 +41,8 @@ pub struct CheckedNode {
     pub auth_error: Option<String>,
     /// Whether he is in its last good list, by which users are applied; `None` without one.
     pub listed: Option<bool>,
+    /// Why that list cannot be read.
+    pub listed_error: Option<String>,
     /// Whether he is served here: live in an inbound, or, where no Xray is changed, in the list.
     pub served: bool,
     /// The node's managed inbounds.
@@ -101,9 +103,8 @@ fn told<T, E: ToString>(outcome: Result<T, E>) -> (Option<T>, Option<String>) {
 }
 
 async fn one(asked: &Asked<'_>, node: &Node, user: UserId) -> CheckedNode {
-    let list = kept::last_answer(&asked.config.state_dir, node.id)
-        .ok()
-        .flatten();
+    let (list, listed_error) = told(kept::last_answer(&asked.config.state_dir, node.id));
+    let list = list.flatten();
     let listed = list.as_ref().map(|it| it.binary_search(&user).is_ok());
     let polled = Desired::Unknown {
         last_good: list,
@@ -121,6 +122,7 @@ async fn one(asked: &Asked<'_>, node: &Node, user: UserId) -> CheckedNode {
         auth,
         auth_error,
         listed,
+        listed_error,
         served,
         inbounds,
     }
