@@ -3,6 +3,7 @@
 
 mod control;
 mod cutting;
+pub mod doctor;
 mod http;
 mod kick_helper;
 mod ledger;

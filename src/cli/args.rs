@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::doctor::DoctorArgs;
 use super::register::RegisterArgs;
 use super::status::StatusArgs;
 use super::traffic_args::TrafficArgs;
@@ -72,6 +73,8 @@ pub enum Command {
     },
     /// Say everything that is wrong with the configuration.
     CheckConfig,
+    /// Check everything that an installation needs, and say what mends it. Changes nothing.
+    Doctor(DoctorArgs),
     /// Write a commented configuration to begin with, and say how to go on.
     Init {
         /// Where to; a file that is there is never overwritten.

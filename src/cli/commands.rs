@@ -6,8 +6,8 @@ use clap::CommandFactory;
 
 use super::args::{Cli, Command, Operation, RunArgs};
 use super::{
-    FAILED, INTERNAL, USAGE, email, init, kick_helper, print, progress, register, status, stream,
-    traffic, users,
+    FAILED, INTERNAL, USAGE, doctor, email, init, kick_helper, print, progress, register, status,
+    stream, traffic, users,
 };
 use crate::app::{self, Beside, Origin, Outcome, RunError, Stamp, Style};
 use crate::config::{self, Config, Environment, Need, Sources};
@@ -44,6 +44,7 @@ pub(super) async fn run(cli: Cli) -> u8 {
             .await
         }
         Some(Command::CheckConfig) => check_config(file),
+        Some(Command::Doctor(args)) => doctor::run(file, args).await,
         Some(Command::Init { output }) => init::write(&output),
         Some(Command::IsConfigured) => init::is_configured(file),
         Some(Command::Completions { shell }) => completions(shell),

@@ -10,6 +10,7 @@
 
 mod args;
 mod commands;
+mod doctor;
 mod email;
 mod export;
 mod init;

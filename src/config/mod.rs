@@ -36,7 +36,7 @@ pub use example::{EXAMPLE, is_untouched};
 pub use http::{Http, Tls};
 pub use keys::reference;
 pub use problems::{Problem, Problems};
-pub use read::{Need, Sources, read};
+pub use read::{Need, Sources, read, token_file};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/etc/xray-agent/config.toml";

@@ -93,6 +93,18 @@ pub(super) fn read_or_default(
     source.found.settle(config)
 }
 
+/// The file that holds the panel's token: the configuration's own, or the one that it or the
+/// environment names. `None`: there is no token, or a variable or systemd's credentials hold it.
+pub fn token_file(sources: &Sources) -> Option<PathBuf> {
+    let file = open(sources.file.as_deref(), Path::new(DEFAULT_FILE)).ok()?;
+    let source = Source {
+        environment: sources.environment.clone(),
+        file,
+        found: Found::default(),
+    };
+    token::read(&source).ok()??.file
+}
+
 fn open(named: Option<&Path>, default_file: &Path) -> Result<Option<TomlFile>, Problems> {
     let Some(path) = named else {
         return TomlFile::open(default_file).map_err(Problems::new);
@@ -149,7 +161,7 @@ fn panel(source: &Source, need: Need) -> Option<Panel> {
     };
     Some(Panel {
         url,
-        token: token?,
+        token: token?.secret,
         timeout,
         proxy,
         body_bytes_max,

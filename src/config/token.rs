@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::problems::{Complaint, Place, Problem};
 use super::source::{Raw, Source};
@@ -17,16 +17,28 @@ const CREDENTIALS: [&str; 2] = ["internal_api_key", "INTERNAL_API_KEY"];
 /// The variable that systemd names its folder of credentials by.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
+/// The token, and the file that it came from, if it was one of ours and not of systemd's.
+pub(super) struct Token {
+    pub(super) secret: Secret,
+    pub(super) file: Option<PathBuf>,
+}
+
+impl Token {
+    fn without_file(secret: Secret) -> Self {
+        Self { secret, file: None }
+    }
+}
+
 /// The token, or `None` where none is set.
-pub(super) fn read(source: &Source) -> Result<Option<Secret>, Problem> {
+pub(super) fn read(source: &Source) -> Result<Option<Token>, Problem> {
     if let Some(raw) = source.variable("INTERNAL_API_KEY") {
-        return raw.read(token).map(Some);
+        return raw.read(token).map(Token::without_file).map(Some);
     }
     if let Some(raw) = source.variable("INTERNAL_API_KEY_FILE") {
         return named_file(&raw).map(Some);
     }
     if let Some(token) = credential(source)? {
-        return Ok(Some(token));
+        return Ok(Some(Token::without_file(token)));
     }
     let panel = source.section("panel");
     match (panel.in_file("token"), panel.in_file("token_file")) {
@@ -34,7 +46,11 @@ pub(super) fn read(source: &Source) -> Result<Option<Secret>, Problem> {
             let what = "is set beside token";
             Err(Complaint::new(what, "keep one of the two").at(&file.place))
         }
-        (Some(raw), None) => raw.read(token).map(Some),
+        (Some(raw), None) => {
+            let secret = raw.read(token)?;
+            let file = source.file.as_ref().map(|file| file.path.clone());
+            Ok(Some(Token { secret, file }))
+        }
         (None, Some(raw)) => named_file(&raw).map(Some),
         (None, None) => Ok(None),
     }
@@ -64,7 +80,7 @@ fn credential(source: &Source) -> Result<Option<Secret>, Problem> {
 }
 
 /// The token in the file that a variable or key names.
-fn named_file(raw: &Raw) -> Result<Secret, Problem> {
+fn named_file(raw: &Raw) -> Result<Token, Problem> {
     let path = raw.read(values::path)?;
     let named = |complaint: Complaint| {
         let what = format!("{} {}", path.display(), complaint.what);
@@ -77,7 +93,9 @@ fn named_file(raw: &Raw) -> Result<Secret, Problem> {
             "write the panel's internal key into it",
         )));
     }
-    token(&text).map_err(named)
+    let secret = token(&text).map_err(named)?;
+    let file = Some(path.clone());
+    Ok(Token { secret, file })
 }
 
 fn unreadable(error: &io::Error) -> Complaint {

@@ -69,11 +69,16 @@ pub(super) fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let asked = if text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
         text.parse().map_or(Duration::MAX, Duration::from_secs)
     } else {
-        let until = DateTimeParser::new().parse_timestamp(text).ok()?;
+        let until = date(text)?;
         // A date that is past asks for no pause.
         Duration::try_from(until.duration_since(now)).unwrap_or_default()
     };
     Some(asked.min(RETRY_AFTER_MAX))
+}
+
+/// A date of HTTP.
+pub(super) fn date(text: &str) -> Option<Timestamp> {
+    DateTimeParser::new().parse_timestamp(text.trim()).ok()
 }
 
 /// The `data` of a successful envelope: HTTP 200 *and* `code` 200.

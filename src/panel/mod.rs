@@ -15,8 +15,9 @@ mod report_tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
+use http::header::{DATE, ETAG, IF_NONE_MATCH, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::Timestamp;
 use reqwest::{Client, ClientBuilder, Response, redirect};
 use url::Url;
 
@@ -113,6 +114,26 @@ impl PanelClient {
     /// Asks who may use `node`. With the `ETag` of the last answer the panel may say that it still
     /// holds.
     pub async fn allowed(&self, node: NodeId, etag: Option<&str>) -> Result<Allowed, PanelError> {
+        self.ask(node, etag, &mut None).await
+    }
+
+    /// [`PanelClient::allowed`] without an `ETag`, and what the panel's clock showed, where its
+    /// answer tells (`Date`).
+    pub async fn allowed_and_date(
+        &self,
+        node: NodeId,
+    ) -> (Result<Allowed, PanelError>, Option<Timestamp>) {
+        let mut date = None;
+        let answer = self.ask(node, None, &mut date).await;
+        (answer, date)
+    }
+
+    async fn ask(
+        &self,
+        node: NodeId,
+        etag: Option<&str>,
+        date: &mut Option<Timestamp>,
+    ) -> Result<Allowed, PanelError> {
         let url = self.url(&format!("api/internal/nodes/{node}/allowed-uuids"));
         let fail = |reason: Reason| PanelError {
             url: url.to_string(),
@@ -128,6 +149,8 @@ impl PanelClient {
         let response = self
             .counted("allowed-uuids", request.send().await)
             .map_err(|e| fail(Reason::of_transport(&e)))?;
+        let shown = response.headers().get(DATE).and_then(|it| it.to_str().ok());
+        *date = shown.and_then(answer::date);
         if response.status() == StatusCode::NOT_MODIFIED && etag.is_some() {
             return Ok(Allowed::Unchanged);
         }

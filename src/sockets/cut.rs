@@ -50,17 +50,21 @@ pub fn cut(cut: &Cut) -> Result<Sockets, SocketsError> {
     Ok(counts)
 }
 
-/// Whether anybody listens on one of these TCP ports in this thread's network namespace. Needs no
+/// The sockets that listen on these TCP ports in this thread's network namespace, each once. Needs no
 /// privilege. Blocks as [`super::dump`] does.
-pub fn listens_on(ports: &[PortRange]) -> Result<bool, SocketsError> {
+pub fn listeners(ports: &[PortRange]) -> Result<Vec<Socket>, SocketsError> {
     let is_within = |socket: &Socket| ports.iter().any(|r| r.contains(socket.local.port()));
+    let mut listeners = Vec::new();
     for family in Family::ALL {
         let listed = dump_in(family, &StateFlags::LISTEN)?;
-        if listed.iter().any(is_within) {
-            return Ok(true);
-        }
+        listeners.extend(listed.into_iter().filter(is_within));
     }
-    Ok(false)
+    Ok(listeners)
+}
+
+/// Whether anybody listens on one of these TCP ports, as far as [`listeners`] sees.
+pub fn listens_on(ports: &[PortRange]) -> Result<bool, SocketsError> {
+    listeners(ports).map(|listeners| !listeners.is_empty())
 }
 
 /// Those of a family's sockets that `cut` means. The listener that accepted a connection is always in

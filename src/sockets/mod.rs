@@ -15,7 +15,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-pub use cut::{cut, listens_on};
+pub use cut::{cut, listeners, listens_on};
 pub use cutter::{Direct, KernelCutter};
 pub use destroy::may_cut;
 pub use dump::{BOUND, dump};

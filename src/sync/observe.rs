@@ -207,24 +207,12 @@ impl Observer {
     /// Makes sure, before anything is added, that the inbound still is what `known` says: another
     /// hand may have put one of another protocol in its place.
     pub async fn still_is(&self, known: &mut Known) -> Result<bool, ObserveError> {
-        let Some(all) = self.listing().await? else {
+        let Some(all) = listing(&self.client).await? else {
             return Ok(true);
         };
-        known.info = self.own(all);
+        known.info = own(&self.inbound, all);
         let protocol = known.info.as_ref().map(|info| &info.protocol);
         Ok(protocol == Some(&Ok(known.spec.kind.protocol())))
-    }
-
-    fn own(&self, all: Vec<InboundInfo>) -> Option<InboundInfo> {
-        all.into_iter().find(|info| info.tag == self.inbound.tag.0)
-    }
-
-    async fn listing(&self) -> Result<Option<Vec<InboundInfo>>, XrayError> {
-        match self.client.list_inbounds().await {
-            Ok(all) => Ok(Some(all)),
-            Err(XrayError::Unimplemented(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     async fn read(
@@ -233,28 +221,13 @@ impl Observer {
         emails: &Emails,
         connection: Connection,
     ) -> Result<Known, ObserveError> {
-        let all = self.listing().await?;
-        let listing = all.as_deref().map_or(Listing::Unavailable, Listing::Known);
-        // What goes wrong here goes wrong with the list, too, and is told there.
-        let before = self.client.users_count(&self.inbound.tag).await.ok();
-        let users = match self.client.users(&self.inbound.tag).await {
-            Ok(users) => Some(users),
-            Err(XrayError::Unimplemented(_)) => None,
-            // Say what exists, or why it cannot be managed, rather than Xray's bare word.
-            Err(error @ (XrayError::InboundMissing | XrayError::NotUserManager)) => {
-                decide(&self.inbound, listing, &[])?;
-                return Err(error.into());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let sample = match &users {
-            Some(users) => sample(users, emails)?,
-            None => Vec::new(),
-        };
-        let spec = decide(&self.inbound, listing, &sample)?;
-        let info = all.and_then(|all| self.own(all));
-        let core = self.client.dialect().await?;
-        refuse_what_core_cannot(&self.inbound, core, &spec)?;
+        let Look {
+            spec,
+            info,
+            core,
+            users,
+            count: before,
+        } = look(&self.client, &self.inbound, emails).await?;
         let read_at = Instant::now();
         let Some(users) = users else {
             let (live, unsure) = self.assumed(boot.as_ref(), connection)?;
@@ -311,6 +284,71 @@ impl Observer {
         }
         Ok((live, unsure))
     }
+}
+
+/// One inbound as Xray tells of it.
+#[derive(Debug)]
+pub struct Look {
+    /// How its users are written.
+    pub spec: AccountSpec,
+    /// Xray's own description; `None` where this core has none.
+    pub info: Option<InboundInfo>,
+    /// The kind of core it is on.
+    pub core: Dialect,
+    /// Who is in it; `None` where this core does not list users.
+    pub users: Option<RawUsers>,
+    /// How many Xray had counted before it listed them, where it did.
+    count: Option<i64>,
+}
+
+/// Asks Xray for everything of `inbound`, changing nothing. `emails`: those by which our users there
+/// are told from others.
+pub async fn look(
+    client: &XrayClient,
+    inbound: &Inbound,
+    emails: &Emails,
+) -> Result<Look, ObserveError> {
+    let all = listing(client).await?;
+    let listing = all.as_deref().map_or(Listing::Unavailable, Listing::Known);
+    // What goes wrong here goes wrong with the list, too, and is told there.
+    let count = client.users_count(&inbound.tag).await.ok();
+    let users = match client.users(&inbound.tag).await {
+        Ok(users) => Some(users),
+        Err(XrayError::Unimplemented(_)) => None,
+        // Say what exists, or why it cannot be managed, rather than Xray's bare word.
+        Err(error @ (XrayError::InboundMissing | XrayError::NotUserManager)) => {
+            decide(inbound, listing, &[])?;
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let sample = match &users {
+        Some(users) => sample(users, emails)?,
+        None => Vec::new(),
+    };
+    let spec = decide(inbound, listing, &sample)?;
+    let info = all.and_then(|all| own(inbound, all));
+    let core = client.dialect().await?;
+    refuse_what_core_cannot(inbound, core, &spec)?;
+    Ok(Look {
+        spec,
+        info,
+        core,
+        users,
+        count,
+    })
+}
+
+async fn listing(client: &XrayClient) -> Result<Option<Vec<InboundInfo>>, XrayError> {
+    match client.list_inbounds().await {
+        Ok(all) => Ok(Some(all)),
+        Err(XrayError::Unimplemented(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn own(inbound: &Inbound, all: Vec<InboundInfo>) -> Option<InboundInfo> {
+    all.into_iter().find(|info| info.tag == inbound.tag.0)
 }
 
 /// Where there is no count that would tell: a new run of Xray may look like the one before if both

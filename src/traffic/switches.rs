@@ -103,8 +103,9 @@ impl Lack {
         )
     }
 
-    /// The members of Xray's configuration that it needs, as they stand between its outer braces.
-    fn members(self, levels: &BTreeSet<u32>) -> String {
+    /// The members of Xray's configuration that it needs for users of these policy levels, as they
+    /// stand between its outer braces.
+    pub fn members(self, levels: &BTreeSet<u32>) -> String {
         let counted: Vec<_> = levels
             .iter()
             .map(|level| format!("\"{level}\": {COUNTED}"))

@@ -20,7 +20,7 @@ use super::counters::UserCounters;
 use super::dialect::Dialect;
 use super::error::XrayError;
 use super::inbound::InboundInfo;
-use super::proto::xray::app::proxyman::command as handler;
+pub(super) use super::proto::xray::app::proxyman::command as handler;
 use super::proto::xray::app::proxyman::command::handler_service_client::HandlerServiceClient;
 use super::proto::xray::app::router::command::routing_service_client::RoutingServiceClient;
 pub(super) use super::proto::xray::app::stats::command as stats;

@@ -2,6 +2,7 @@
 //! `behaviour.md` shows to kill an Xray: accounts come only from an [`account::AccountSpec`] made
 //! for the inbound's own protocol, and an operation is never empty.
 
+pub mod abilities;
 pub mod account;
 pub mod boot;
 pub mod client;

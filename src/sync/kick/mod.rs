@@ -21,6 +21,7 @@ use tracing::debug;
 
 pub(super) use block::Blocks;
 pub(super) use record::Record;
+pub use record::{Foreseen, foresee};
 pub(super) use sessions::Sessions;
 
 use crate::model::cut::{Cut, Cutter, Obstacle, Sockets};
@@ -71,13 +72,9 @@ impl Kicked {
 }
 
 impl Kicker {
-    /// The ports on which connections may be cut: none for an Xray elsewhere, whose ports are
-    /// somebody else's here.
+    /// The ports on which connections may be cut.
     pub(super) fn ports(&self, info: Option<&InboundInfo>) -> Vec<PortRange> {
-        match info {
-            Some(info) if !self.client.may_be_remote() => info.tcp_ports().to_vec(),
-            _ => Vec::new(),
-        }
+        ports(&self.client, info)
     }
 
     /// From where those users are connected now, before they are removed. Comes back soon, perhaps
@@ -145,6 +142,15 @@ impl Kicker {
             Ok(Err(error)) => Some(error),
             Err(_) => Some(XrayError::Timeout(begun.elapsed())),
         }
+    }
+}
+
+/// Where that inbound's connections are: nowhere for an Xray elsewhere, whose ports are somebody else's
+/// here.
+fn ports(client: &XrayClient, info: Option<&InboundInfo>) -> Vec<PortRange> {
+    match info {
+        Some(info) if !client.may_be_remote() => info.tcp_ports().to_vec(),
+        _ => Vec::new(),
     }
 }
 

@@ -9,11 +9,14 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::prospect::{Lists, Prospect};
-use super::{Kicked, Kicker};
+use super::{Kicked, Kicker, ports};
 use crate::base::said::Said;
+use crate::model::cut::Cutter;
 use crate::model::desired::InboundKey;
+use crate::model::ports::PortRange;
 use crate::model::tally::Passes;
 use crate::sync::status::{KickStatus, LastKick};
+use crate::xray::client::XrayClient;
 use crate::xray::error::XrayError;
 use crate::xray::inbound::InboundInfo;
 
@@ -103,44 +106,15 @@ impl Record {
         }
         self.looked = Some(now);
         self.prospect.info = info.cloned();
-        if let Some(lists) = self.lists(emails).await {
+        if let Some(lists) = lists(&self.kicker.client, &mut self.from, emails).await {
             self.prospect.lists = lists;
         }
-        let of_inbound = self.prospect.obstacle(self.level);
         let ports = self.kicker.ports(info);
-        let obstacle = match of_inbound {
-            Some(obstacle) => Some(obstacle),
-            None => cutter.obstacle(&ports).await.map(|obstacle| obstacle.0),
-        };
+        let obstacle = obstacle(&self.prospect, self.level, &*cutter, &ports).await;
         let subject = format!("cutting open sessions in {}", self.key);
         self.said.state(&subject, obstacle.as_deref());
         // A doubt is for who asks: whoever then cannot be cut is told.
         self.status.obstacle = obstacle.or_else(|| self.prospect.doubt());
-    }
-
-    /// Whether Xray tells who is connected, if it can be seen now.
-    async fn lists(&mut self, emails: impl Fn(usize) -> Option<String>) -> Option<Lists> {
-        let client = &self.kicker.client;
-        if let Err(XrayError::Unimplemented(_)) = client.online_addresses("").await {
-            return Some(Lists::Lacking);
-        }
-        for _ in 0..SAMPLE {
-            let email = emails(self.from).or_else(|| emails(0))?;
-            self.from = if emails(self.from + 1).is_some() {
-                self.from + 1
-            } else {
-                0
-            };
-            // In this order: who comes in meanwhile has a list by the time that it is asked for.
-            let has_moved_bytes = client.has_counter(&email).await.ok()?;
-            if client.online_addresses(&email).await.ok()?.is_some() {
-                return Some(Lists::Kept);
-            }
-            if has_moved_bytes {
-                return Some(Lists::NotKept);
-            }
-        }
-        None
     }
 
     /// Notes what became of sessions; `answered`: when the panel's answer came by which they were cut.
@@ -183,4 +157,82 @@ impl Record {
             debug!(after_answer_ms = took, "cut");
         }
     }
+}
+
+/// What can be known of cutting an inbound's sessions before anybody has to be cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreseen {
+    /// Whether Xray keeps lists of who is connected; `None`: nobody has come in yet by whom it could
+    /// be seen.
+    pub lists_kept: Option<bool>,
+    /// Why sessions cannot be cut, if it is known that they cannot.
+    pub obstacle: Option<String>,
+    /// Why they may be out of reach, if there is nothing worse.
+    pub doubt: Option<String>,
+}
+
+/// Looks at that once, cutting and changing nothing; `emails`: those of the inbound's users.
+pub async fn foresee(
+    client: &XrayClient,
+    cutter: &dyn Cutter,
+    level: u32,
+    info: Option<&InboundInfo>,
+    emails: &[String],
+) -> Foreseen {
+    let known = lists(client, &mut 0, |place| emails.get(place).cloned()).await;
+    let prospect = Prospect {
+        info: info.cloned(),
+        lists: known.unwrap_or_default(),
+        remote: client.may_be_remote(),
+    };
+    Foreseen {
+        lists_kept: match prospect.lists {
+            Lists::Unseen => None,
+            Lists::Kept => Some(true),
+            Lists::NotKept | Lists::Lacking => Some(false),
+        },
+        obstacle: obstacle(&prospect, level, cutter, &ports(client, info)).await,
+        doubt: prospect.doubt(),
+    }
+}
+
+async fn obstacle(
+    prospect: &Prospect,
+    level: u32,
+    cutter: &dyn Cutter,
+    ports: &[PortRange],
+) -> Option<String> {
+    match prospect.obstacle(level) {
+        Some(obstacle) => Some(obstacle),
+        None => cutter.obstacle(ports).await.map(|obstacle| obstacle.0),
+    }
+}
+
+/// Whether Xray tells who is connected, if it can be seen now. The look begins with the user at the
+/// place `from`, and leaves there where the next is to begin.
+async fn lists(
+    client: &XrayClient,
+    from: &mut usize,
+    emails: impl Fn(usize) -> Option<String>,
+) -> Option<Lists> {
+    if let Err(XrayError::Unimplemented(_)) = client.online_addresses("").await {
+        return Some(Lists::Lacking);
+    }
+    for _ in 0..SAMPLE {
+        let email = emails(*from).or_else(|| emails(0))?;
+        *from = if emails(*from + 1).is_some() {
+            *from + 1
+        } else {
+            0
+        };
+        // In this order: who comes in meanwhile has a list by the time that it is asked for.
+        let has_moved_bytes = client.has_counter(&email).await.ok()?;
+        if client.online_addresses(&email).await.ok()?.is_some() {
+            return Some(Lists::Kept);
+        }
+        if has_moved_bytes {
+            return Some(Lists::NotKept);
+        }
+    }
+    None
 }
