@@ -222,6 +222,7 @@ async fn the_help_is_as_it_was_read_last() -> Result<()> {
         &["sync", "--help"],
         &["apply", "--help"],
         &["check-config", "--help"],
+        &["doctor", "--help"],
         &["status", "--help"],
         &["metrics", "--help"],
         &["reload", "--help"],
