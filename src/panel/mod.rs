@@ -114,7 +114,7 @@ impl PanelClient {
     /// Asks who may use `node`. With the `ETag` of the last answer the panel may say that it still
     /// holds.
     pub async fn allowed(&self, node: NodeId, etag: Option<&str>) -> Result<Allowed, PanelError> {
-        self.ask(node, etag, &mut None).await
+        self.ask_allowed(node, etag, &mut None).await
     }
 
     /// [`PanelClient::allowed`] without an `ETag`, and what the panel's clock showed, where its
@@ -124,11 +124,11 @@ impl PanelClient {
         node: NodeId,
     ) -> (Result<Allowed, PanelError>, Option<Timestamp>) {
         let mut date = None;
-        let answer = self.ask(node, None, &mut date).await;
+        let answer = self.ask_allowed(node, None, &mut date).await;
         (answer, date)
     }
 
-    async fn ask(
+    async fn ask_allowed(
         &self,
         node: NodeId,
         etag: Option<&str>,

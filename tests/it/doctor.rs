@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use xray_agent::sockets::may_cut;
+use xray_agent::model::ports::PortRange;
+use xray_agent::sockets::{listeners, may_cut};
 
 use crate::doctor_stage::{Stage, TAG, server, with_user};
 use crate::lab::secrets::nth_uuid;
-use crate::lab::{Answer, Origin, ServerConfig, Xray, free_port};
+use crate::lab::{Answer, Origin, ServerConfig, Xray, eventually, free_port};
+use crate::support::{LONG, TOKEN};
 
 /// Whoever may not cut needs nothing taken away.
 const WITHOUT_CAPABILITY: [&str; 2] = ["--bounding-set=-net_admin", "--inh-caps=-net_admin"];
@@ -22,6 +24,16 @@ fn policy(switches: &[&str]) -> ServerConfig {
         .map(|name| ((*name).to_owned(), json!(true)));
     let level = serde_json::Value::Object(on.collect());
     server().edit(|config| config["policy"]["levels"]["0"] = level)
+}
+
+/// Waits until two programs listen on a port.
+async fn both_listen(port: u16) -> Result<()> {
+    let ports = [PortRange::single(port)];
+    eventually("two listen on one port", LONG, async || {
+        let listeners = listeners(&ports).ok()?;
+        (listeners.len() == 2).then_some(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +84,7 @@ async fn an_api_that_listens_elsewhere_is_told_and_found_in_xrays_configuration(
         .env("XRAY_API_ADDR", format!("127.0.0.1:{nowhere}"));
     let file = stage.xray_config()?;
     let said = agent.clone().args(["doctor", "--xray-config"]).arg(file);
-    let said = said.run_to_end(crate::support::LONG).await?.stdout;
+    let said = said.run_to_end(LONG).await?.stdout;
     let at = format!("listens at {}: set address", stage.xray.api_addr());
     ensure!(
         said.contains(&at) && said.matches('✗').count() == 1,
@@ -140,6 +152,8 @@ async fn users_who_are_connected_and_not_counted_are_told() -> Result<()> {
 async fn two_xrays_that_share_their_ports_are_told() -> Result<()> {
     let stage = Stage::new(server()).await?;
     let _second = Xray::start_sharing(&stage.server).await?;
+    both_listen(stage.xray.api_port()).await?;
+    both_listen(stage.server.port(TAG)).await?;
     stage.is_told("shared-api", stage.agent()).await
 }
 
@@ -149,6 +163,7 @@ async fn two_xrays_that_share_only_an_inbounds_port_are_told() -> Result<()> {
     let second = stage.server.clone();
     let second = second.api_on(&format!("127.0.0.1:{}", free_port()?));
     let _second = Xray::start_sharing(&second).await?;
+    both_listen(stage.server.port(TAG)).await?;
     stage.is_told("shared-inbound", stage.agent()).await
 }
 
@@ -187,7 +202,7 @@ async fn a_state_folder_that_cannot_be_is_told() -> Result<()> {
 #[tokio::test]
 async fn a_token_that_everybody_can_read_is_told() -> Result<()> {
     let stage = Stage::new(server()).await?;
-    let file = stage.put("token", crate::support::TOKEN)?;
+    let file = stage.put("token", TOKEN)?;
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644))?;
     let agent = stage.agent().env("INTERNAL_API_KEY", "");
     let agent = agent.env("INTERNAL_API_KEY_FILE", file);
@@ -209,7 +224,7 @@ async fn everything_that_is_wrong_with_the_configuration_is_told_at_once() -> Re
     let agent = stage.agent().env("PANEL_BASE_URL", "ftp://panel");
     let agent = agent.env("NODE_IDS", "1,x").env("INTERNAL_API_KEY", "");
     // What the shell may lack is said where the unit has variables: not on every host.
-    let said = agent.arg("doctor").run_to_end(crate::support::LONG).await?;
+    let said = agent.arg("doctor").run_to_end(LONG).await?;
     ensure!(
         said.code == Some(1)
             && said

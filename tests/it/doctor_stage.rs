@@ -182,5 +182,5 @@ pub async fn findings(doctor: &AgentCommand) -> Result<(Option<i32>, Value)> {
 pub fn bad(found: &Value) -> String {
     let all = found["findings"].as_array().into_iter().flatten();
     let bad = all.filter(|finding| finding["verdict"] == "bad");
-    bad.map(|finding| format!("{finding}\n")).collect()
+    bad.map(Value::to_string).collect::<Vec<_>>().join("\n")
 }

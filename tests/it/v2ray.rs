@@ -182,6 +182,29 @@ async fn alter(address: &str, tag: &str, operation: &str, email: String) -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn doctor_knows_a_v2ray_and_finds_nothing_wrong_with_it() -> Result<()> {
+    let stage = Stage::new().await?;
+    let command = stage.agent()?;
+    command.clone().arg("--once").run_to_end(LONG).await?;
+    stage.served(0).await?;
+    let (code, found) = crate::doctor_stage::findings(&command).await?;
+    ensure!(code == Some(0), "{found:#}");
+    let said = |check: &str| {
+        let all = found["findings"].as_array().into_iter().flatten();
+        let of_check = all.filter(|finding| finding["check"] == check);
+        let lines = of_check.map(|it| format!("{}: {}", it["verdict"], it["what"]));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    ensure!(said("xray").contains("V2Ray 4 answers at"), "{found:#}");
+    ensure!(said("counting").starts_with("\"good\""), "{found:#}");
+    ensure!(
+        said("cutting").contains("does not tell from where users are connected"),
+        "{found:#}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_of_a_v2ray_are_served_until_they_are_removed() -> Result<()> {
     let stage = Stage::new().await?;
     let command = stage.agent()?;

@@ -1,10 +1,11 @@
 //! Whether one Xray counts users' traffic and keeps who is connected: by its configuration file, else
 //! by what its counters show, else that cannot be told yet.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::Finding;
 use super::xray_file::{Concern, Lack, Needs, XrayFile, to_paste};
+use crate::model::email::Emails;
 use crate::traffic::switches;
 use crate::xray::client::XrayClient;
 use crate::xray::counters::Direction;
@@ -34,22 +35,21 @@ enum Inferred {
 }
 
 impl Shown {
-    /// Reads the counters of these users.
-    pub(super) async fn by(client: &XrayClient, ours: &[String]) -> Self {
+    /// Reads the counters of those users whose e-mails any of these knows for ours.
+    pub(super) async fn by(client: &XrayClient, emails: &[Emails]) -> Self {
+        let is_ours = |email: &str| emails.iter().any(|it| it.read(email).is_some());
         // In this order: who is connected has counters.
         let online = client.online_users().await.unwrap_or_default();
         let counters = client.user_counters().await.unwrap_or_default();
-        let ours: HashSet<&str> = ours.iter().map(String::as_str).collect();
         let mut shown = Self::default();
-        for counter in counters.iter().filter(|it| ours.contains(it.email)) {
+        for counter in counters.iter().filter(|it| is_ours(it.email)) {
             let ways = shown.counted.entry(counter.email.to_owned()).or_default();
             match counter.direction {
                 Direction::Up => ways.0 = true,
                 Direction::Down => ways.1 = true,
             }
         }
-        let is_ours = |email: &String| ours.contains(email.as_str());
-        shown.online = online.into_iter().filter(is_ours).collect();
+        shown.online = online.into_iter().filter(|it| is_ours(it)).collect();
         shown
     }
 

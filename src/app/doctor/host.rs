@@ -52,10 +52,7 @@ pub(super) fn check_files(config: &Config, secrets: &[PathBuf]) -> Vec<Finding> 
 fn of_secret(path: &Path) -> Option<Finding> {
     let mode = path.metadata().ok()?.permissions().mode();
     (mode & 0o007 != 0).then(|| {
-        let what = format!(
-            "{} holds a secret, and every user of this host can read or change it",
-            path.display()
-        );
+        let what = "it holds a secret, and every user of this host can read or change it";
         Finding::bad(FILES, what)
             .about(path.display().to_string())
             .mend(format!("chmod o= {}", path.display()))
@@ -75,23 +72,17 @@ fn of_folder(what: &str, dir: &Path) -> Option<Finding> {
     };
     let variable = what.to_uppercase();
     Some(
-        Finding::bad(
-            FILES,
-            format!("the {what} folder {} cannot be: {why}", dir.display()),
-        )
-        .about(dir.display().to_string())
-        .mend(format!(
-            "set dir under [{what}] ({variable}_DIR) to a folder that the agent may write to"
-        )),
+        Finding::bad(FILES, format!("the {what} folder cannot be there: {why}"))
+            .about(dir.display().to_string())
+            .mend(format!(
+                "set dir under [{what}] ({variable}_DIR) to a folder that the agent may write to"
+            )),
     )
 }
 
 fn not_writable(what: &str, dir: &Path, there: &Path, why: &io::Error) -> Finding {
-    let said = format!(
-        "the {what} folder {}: this user cannot write to {}: {why}",
-        dir.display(),
-        there.display()
-    );
+    let at = there.display();
+    let said = format!("the {what} folder: this user cannot write to {at}: {why}");
     let owner = there.metadata().map_or(0, |found| found.uid());
     let finding = if why.kind() == io::ErrorKind::ReadOnlyFilesystem {
         Finding::bad(FILES, said).mend("mount it for writing, or name another folder")
@@ -116,7 +107,7 @@ fn of_private(dir: &Path) -> Option<Finding> {
     let folder = dir.metadata().ok()?;
     let shown = dir.display();
     if folder.permissions().mode() & 0o077 != 0 {
-        let what = format!("the state folder {shown} is open to others");
+        let what = "the state folder is open to others";
         let finding = Finding::note(FILES, what).about(shown.to_string());
         return Some(finding.mend(format!("chmod 0700 {shown}")));
     }

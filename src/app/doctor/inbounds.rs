@@ -27,8 +27,7 @@ pub(super) async fn check(
     inbound: &Inbound,
     file: Option<&XrayFile>,
 ) -> (Finding, Option<Seen>) {
-    // Either form of an e-mail is read by these.
-    let emails = Emails::first(&inbound.kernel_id, true);
+    let emails = emails(inbound);
     let (finding, seen) = match look(client, inbound, &emails).await {
         Ok(look) => {
             let ours = ours(&look, &emails);
@@ -38,6 +37,11 @@ pub(super) async fn check(
         Err(error) => (refused(&error), None),
     };
     (finding.about(inbound.tag.0.clone()), seen)
+}
+
+/// The e-mails of an inbound; either form is read by them.
+pub(super) fn emails(inbound: &Inbound) -> Emails {
+    Emails::first(&inbound.kernel_id, true)
 }
 
 fn good(look: &Look, ours: &[String]) -> Finding {

@@ -27,8 +27,8 @@ pub use finding::{Finding, Report, Verdict};
 pub use xray_file::XrayFile;
 pub use xray_text::NotJson;
 
-use super::state_lock::status_of;
-use crate::config::{self, Config, DEFAULT_FILE, Need, Problems, Sources};
+use crate::config::{self, Config, Need, Problems, Sources};
+use crate::control::{self, Call};
 use crate::traffic::status::TrafficStatus;
 
 /// A running agent answers at once; one that hangs is not waited for.
@@ -126,8 +126,8 @@ fn secret_files(sources: &Sources, config: &Config, token_file: Option<PathBuf>)
             .flatten()
             .any(|url| url.password().is_some())
     };
-    let own = sources.file.clone().unwrap_or(DEFAULT_FILE.into());
-    let own = Some(own).filter(|_| config.panel.as_ref().is_some_and(holds_password));
+    let own =
+        Some(sources.file_in_use()).filter(|_| config.panel.as_ref().is_some_and(holds_password));
     let tls = config.http.tls.as_ref().map(|tls| tls.key.clone());
     let mut files: Vec<_> = [own, token_file, tls].into_iter().flatten().collect();
     files.dedup();
@@ -143,7 +143,11 @@ struct Running {
 
 impl Running {
     async fn on(config: &Config) -> Self {
-        let asked = timeout(AGENT_ANSWERS_WITHIN, status_of(&config.state_dir)).await;
+        let asked = timeout(
+            AGENT_ANSWERS_WITHIN,
+            control::call(&config.state_dir, Call::Status {}),
+        )
+        .await;
         let Ok(Ok(status)) = asked else {
             return Self::default();
         };

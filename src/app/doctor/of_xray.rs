@@ -148,6 +148,12 @@ impl Looking<'_> {
             }
         };
         let mut findings = xray::of_abilities(&abilities, self.xray, &needs);
+        let is_at = |file: &XrayFile| file.listens_at(&self.xray.address);
+        if self.file.is_some_and(|file| !is_at(file)) {
+            let what =
+                "by the file that was shown this API listens elsewhere: it is another Xray's";
+            findings.push(Finding::note(FILE, what));
+        }
         let is_xray = abilities.offers(Service::Handler) || abilities.offers(Service::Stats);
         if !is_xray {
             findings.extend(self.without_api(&needs));
@@ -221,12 +227,10 @@ impl Looking<'_> {
                 }
             }
         }
-        let ours: Vec<String> = seen
-            .iter()
-            .flat_map(|(_, seen)| seen.ours.clone())
-            .collect();
         let shown = if can_count {
-            let mut shown = Shown::by(client, &ours).await;
+            let managed = inbounds_in(self.config, self.xray);
+            let emails: Vec<_> = managed.into_iter().map(inbounds::emails).collect();
+            let mut shown = Shown::by(client, &emails).await;
             shown.lists_kept = lists_kept;
             shown.not_counting.clone_from(&self.not_counting);
             Some(shown)

@@ -78,7 +78,10 @@ fn is_of_all(reason: &Reason) -> bool {
         | Reason::Transport(_)
         | Reason::Timeout
         | Reason::Redirected { .. } => true,
-        Reason::CutShort { .. } | Reason::Absurd(_) | Reason::TooLarge { .. } => false,
+        Reason::CutShort { .. }
+        | Reason::Absurd(_)
+        | Reason::TooLarge { .. }
+        | Reason::Unfit(_) => false,
     }
 }
 
@@ -132,7 +135,7 @@ fn of_node(answer: &Answer) -> Finding {
 /// `seen`: what the panel's clock showed, and ours when that came.
 fn of_clock(seen: Option<(Timestamp, Timestamp)>) -> Finding {
     let Some((theirs, ours)) = seen else {
-        return Finding::note(CLOCK, "cannot tell: the panel's answer has no date");
+        return Finding::note(CLOCK, "cannot tell: no answer of the panel's has a date");
     };
     let apart = ours.duration_since(theirs);
     if apart.unsigned_abs() <= APART_MAX {

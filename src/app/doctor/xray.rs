@@ -19,9 +19,10 @@ use crate::xray::error::XrayError;
 const CHECK: &str = "xray";
 /// The longest that a call is waited for here, whatever is configured: a person waits.
 const CALL_MAX: Duration = Duration::from_secs(2);
-/// Connections on which it is asked which run of Xray answers. The kernel shares connections out
-/// evenly between listeners: of two Xrays, one stays unseen in one of 30 000 tries.
-const LOOKS: usize = 16;
+/// Connections on which it is asked which run of Xray answers; each takes some milliseconds. The kernel
+/// shares connections out evenly between listeners: that two Xrays do not answer in turn among so many
+/// happens once in millions of times.
+const LOOKS: usize = 32;
 /// The longest that all those looks take.
 const LOOKS_MAX: Duration = Duration::from_secs(5);
 
@@ -59,13 +60,7 @@ pub(super) fn unreachable(
         return finding.mend(mend);
     }
     if lacks.is_empty() {
-        let api = format!(
-            r#""api": {{"tag": "api", "listen": "{}", "services": ["HandlerService", "StatsService"]}}"#,
-            XrayFile::listen_of(address)
-        );
-        return finding
-            .mend("start Xray, or set address under [[xray]] (XRAY_API_ADDR) to where its API listens; its configuration needs")
-            .mend(api);
+        return without_file(finding, error, address);
     }
     let missing: Vec<_> = lacks.iter().map(Lack::what).collect();
     finding
@@ -74,6 +69,30 @@ pub(super) fn unreachable(
             missing.join("; ")
         ))
         .mends(to_paste(&lacks, needs))
+}
+
+/// What mends it, where Xray's configuration was not shown or has all that it takes.
+fn without_file(finding: Finding, error: &XrayError, address: &XrayAddress) -> Finding {
+    match error {
+        XrayError::Unreachable(_) => finding
+            .mend(
+                "start Xray, or set address under [[xray]] (XRAY_API_ADDR) to where its API \
+                 listens; Xray's configuration needs",
+            )
+            .mend(format!(
+                r#""api": {{"tag": "api", "listen": "{}", "services": ["HandlerService", "StatsService"]}}"#,
+                XrayFile::listen_of(address)
+            )),
+        XrayError::Timeout(_) => finding
+            .mend("look at it, and restart it if it stays so:")
+            .mend("systemctl status xray"),
+        _ => finding
+            .mend(
+                "set address under [[xray]] (XRAY_API_ADDR) to where Xray's API listens (\"listen\" in \
+                 its \"api\"); see what is there now:",
+            )
+            .mend(who_listens(port_of(address))),
+    }
 }
 
 /// What it is, and what of its services lacks.
@@ -148,10 +167,13 @@ pub(super) async fn sharing(xray: &Xray, ports: Vec<PortRange>) -> Option<Findin
 fn shared(what: String, port: Option<u16>) -> Finding {
     let finding = Finding::bad(CHECK, what)
         .mend("Xray shares its ports in silence: stop one of the two, or give it other ports; see which they are:");
-    match port {
-        Some(port) => finding.mend(format!("ss -ltnp 'sport = :{port}'")),
-        None => finding.mend("ss -lxp"),
-    }
+    finding.mend(who_listens(port))
+}
+
+fn who_listens(port: Option<u16>) -> String {
+    port.map_or("ss -lxp".to_owned(), |port| {
+        format!("ss -ltnp 'sport = :{port}'")
+    })
 }
 
 fn port_of(address: &XrayAddress) -> Option<u16> {

@@ -292,11 +292,27 @@ pub(super) fn to_paste(lacks: &[Lack], needs: &Needs) -> Vec<String> {
     }
     let members: Vec<String> = root
         .iter()
-        .map(|(name, value)| format!("{}: {value}", Value::from(name.as_str())))
+        .map(|(name, value)| format!("\"{name}\": {}", spaced(value)))
         .collect();
     let last = members.len().saturating_sub(1);
     let ended = |(at, line): (usize, String)| if at < last { line + "," } else { line };
     members.into_iter().enumerate().map(ended).collect()
+}
+
+/// In one line, as people write it.
+fn spaced(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(", ");
+    match value {
+        Value::Object(members) => {
+            let member = |(name, value)| format!("{}: {}", Value::String(name), spaced(&value));
+            format!(
+                "{{{}}}",
+                joined(members.clone().into_iter().map(member).collect())
+            )
+        }
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(spaced).collect())),
+        plain => plain.to_string(),
+    }
 }
 
 /// An address as Xray's `api.listen` writes it.

@@ -162,8 +162,8 @@ impl Record {
 /// What can be known of cutting an inbound's sessions before anybody has to be cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreseen {
-    /// Whether Xray keeps lists of who is connected; `None`: nobody has come in yet by whom it could
-    /// be seen.
+    /// Whether Xray's policy has it keep lists of who is connected; `None`: nobody has come in yet by
+    /// whom it could be seen, or this core has no such lists.
     pub lists_kept: Option<bool>,
     /// Why sessions cannot be cut, if it is known that they cannot.
     pub obstacle: Option<String>,
@@ -187,9 +187,9 @@ pub async fn foresee(
     };
     Foreseen {
         lists_kept: match prospect.lists {
-            Lists::Unseen => None,
+            Lists::Unseen | Lists::Lacking => None,
             Lists::Kept => Some(true),
-            Lists::NotKept | Lists::Lacking => Some(false),
+            Lists::NotKept => Some(false),
         },
         obstacle: obstacle(&prospect, level, cutter, &ports(client, info)).await,
         doubt: prospect.doubt(),
