@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::doctor_stage::{Stage, bad, findings, server};
+use crate::doctor_stage::{Stage, TAG, bad, findings, server};
 use crate::lab::{AgentCommand, ServerConfig, Xray, free_port};
 use crate::support::{Api, LONG};
 
@@ -38,14 +38,11 @@ async fn doctor_changes_nothing_neither_in_xray_nor_on_the_disk() -> Result<()> 
     let once = stage.agent().arg("--once").run_to_end(LONG).await?;
     ensure!(once.code == Some(0), "{once:#?}");
     let mut api = Api::connect(&stage.xray.api_addr()).await?;
-    let (files, users) = (
-        contents(stage.folder.path())?,
-        api.users(crate::doctor_stage::TAG).await?,
-    );
+    let (files, users) = (contents(stage.folder.path())?, api.users(TAG).await?);
     let full = findings(&stage.agent()).await?;
     ensure!(full.0 == Some(0), "{full:#?}");
     ensure!(contents(stage.folder.path())? == files);
-    ensure!(api.users(crate::doctor_stage::TAG).await? == users && users.len() == 2);
+    ensure!(api.users(TAG).await? == users && users.len() == 2);
     Ok(())
 }
 
@@ -155,7 +152,8 @@ async fn an_xray_starts_with_what_is_printed_and_then_nothing_is_wrong() -> Resu
         .agent()
         .env("XRAY_API_ADDR", &listen)
         .env("XRAY_KICK", "auto");
-    let text = "[apply]\nblock_outbound = \"hole\"\n[[node]]\nid = 1\ninbounds = [{ tag = \"in-vless\", level = 3 }]\n";
+    let text = "[apply]\nblock_outbound = \"hole\"\n\
+                [[node]]\nid = 1\ninbounds = [{ tag = \"in-vless\", level = 3 }]\n";
     let agent = agent.arg("--config").arg(stage.put("agent.toml", text)?);
     let agent = agent.env("XRAY_TAG_MAP", "").env("NODE_IDS", "");
     let bare = server().edit(|config| {
@@ -220,5 +218,38 @@ async fn a_door_to_the_api_is_kept_and_a_listener_elsewhere_too() -> Result<()> 
         said.code == Some(0) && said.stderr.starts_with(&left),
         "{said:#?}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_two_xrays_each_is_named_and_the_file_is_that_of_its_own() -> Result<()> {
+    let stage = Stage::new(server()).await?;
+    let text = format!(
+        "[[xray]]\nname = \"gone\"\naddress = \"127.0.0.1:1\"\n\
+         [[xray]]\nname = \"here\"\naddress = \"{}\"\n\
+         [[node]]\nid = 1\ninbounds = [{{ tag = \"{TAG}\", xray = \"here\" }}]\n",
+        stage.xray.api_addr()
+    );
+    let agent = stage
+        .agent()
+        .arg("--config")
+        .arg(stage.put("agent.toml", &text)?);
+    let unset = ["XRAY_API_ADDR", "XRAY_TAG_MAP", "NODE_IDS"];
+    let agent = unset.iter().fold(agent, |agent, name| agent.env(name, ""));
+    let doctor = agent
+        .args(["doctor", "--xray-config"])
+        .arg(stage.xray_config()?);
+    let said = doctor.run_to_end(LONG).await?;
+    ensure!(
+        said.code == Some(1) && said.stdout.matches('✗').count() == 1,
+        "{said:#?}"
+    );
+    for line in [
+        "✗ xray gone: its API cannot be reached at 127.0.0.1:1",
+        "✓ inbound in-vless in here: vless",
+        "✓ counting here: Xray's configuration has stats",
+    ] {
+        ensure!(said.stdout.contains(line), "{line}: {}", said.stdout);
+    }
     Ok(())
 }

@@ -72,7 +72,7 @@ impl Shown {
     }
 }
 
-/// One finding: what lacks by the file, else by what is shown; `None` for `shown`: Xray cannot be asked.
+/// One finding: what lacks by the file, else by what is shown (`None`: Xray cannot be asked).
 pub(super) fn judge(file: Option<&XrayFile>, needs: &Needs, shown: Option<&Shown>) -> Finding {
     if !needs.counts && !needs.cuts {
         return Finding::good(
@@ -144,7 +144,8 @@ fn of_shown(shown: &Shown, has_file: bool, needs: &Needs) -> Finding {
 }
 
 fn cannot_tell_yet(needs: &Needs) -> Finding {
-    let what = "cannot tell yet whether Xray counts its users: none of the agent's has come in since it started";
+    let what = "cannot tell yet whether Xray counts its users: none of the agent's has come in since \
+                it started";
     Finding::note(CHECK, what)
         .mend("show its configuration (--xray-config FILE); it needs")
         .mend(members(needs))

@@ -38,8 +38,8 @@ pub(super) fn of_blocking(
     }
     if lacks.is_empty() {
         let what = format!(
-            "who cannot be cut is sent to outbound {tag:?} by the last routing rule: a rule of yours \
-             that takes everything goes before it"
+            "who cannot be cut is sent to outbound {tag:?} by the last routing rule: it acts on what \
+             no earlier rule takes"
         );
         return Finding::note(CHECK, what);
     }
@@ -54,6 +54,9 @@ pub(super) fn of_blocking(
         return finding.mend("name a blackhole outbound, or take block_outbound out");
     }
     finding
-        .mend("merge into Xray's configuration, and restart Xray (--fix-xray-config FILE prints the whole):")
+        .mend(
+            "merge into Xray's configuration, and restart Xray (--fix-xray-config FILE prints the \
+             whole):",
+        )
         .mends(lines)
 }

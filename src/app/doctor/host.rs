@@ -89,7 +89,8 @@ fn not_writable(what: &str, dir: &Path, there: &Path, why: &io::Error) -> Findin
     } else if there == dir && owner != 0 {
         // As it has to be, if it is the agent's and we are somebody else.
         Finding::note(FILES, said).mend(format!(
-            "if it is the agent's own, ask as its user: runuser -u '#{owner}' xray-agent doctor, or as root"
+            "if it is the agent's own, ask as root, or as its user: setpriv --reuid {owner} \
+             --clear-groups xray-agent doctor"
         ))
     } else {
         Finding::bad(FILES, said)
@@ -113,8 +114,8 @@ fn of_private(dir: &Path) -> Option<Finding> {
     }
     let foreign = foreign_entry(dir, &folder)?;
     let what = format!(
-        "{} belongs to another user than its folder: the agent cannot use it (was it run by hand as \
-         another user?)",
+        "{} belongs to another user than its folder: the agent cannot use it (was it run as another \
+         user?)",
         foreign.display()
     );
     let finding = Finding::bad(FILES, what).about(shown.to_string());

@@ -87,7 +87,8 @@ fn misfit(inbound: &Inbound, look: &Look, file: Option<&XrayFile>) -> Option<Fin
     if flow.is_empty() || look.spec.kind.protocol() != Protocol::Vless {
         return None;
     }
-    let auto = "set flow = \"auto\" for the inbound (XRAY_VLESS_FLOW=auto): it gives one only where it fits";
+    let auto = "set flow = \"auto\" for the inbound (XRAY_VLESS_FLOW=auto): it gives one only where \
+                it fits";
     if flow != VISION {
         let what = format!("its users get the flow {flow:?}, which Xray does not know");
         return Some(Finding::bad(CHECK, what).mend(auto));
@@ -103,7 +104,8 @@ fn misfit(inbound: &Inbound, look: &Look, file: Option<&XrayFile>) -> Option<Fin
     };
     let security = transport.security.rsplit('.').nth(1).unwrap_or("no TLS");
     let what = format!(
-        "its users get the flow {VISION}, which {network} with {security} does not carry: nobody can connect"
+        "its users get the flow {VISION}, which {network} with {security} does not carry: nobody \
+         can connect"
     );
     Some(Finding::bad(CHECK, what).mend(auto).mend(
         "(where it has VLESS' own encryption, which carries it, show that: --xray-config FILE)",

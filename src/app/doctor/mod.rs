@@ -10,6 +10,7 @@ mod cutting;
 mod finding;
 mod host;
 mod inbounds;
+mod members;
 mod of_xray;
 mod panel;
 mod unit;

@@ -6,7 +6,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::finding::Finding;
-use super::xray_file::{Concern, Lack, Needs, XrayFile, to_paste};
+use super::xray_file::{Concern, Lack, Needs, XrayFile, as_listen, to_paste};
 use crate::base::clock::Clock;
 use crate::config::{Xray, XrayAddress};
 use crate::model::ports::PortRange;
@@ -80,16 +80,17 @@ fn without_file(finding: Finding, error: &XrayError, address: &XrayAddress) -> F
                  listens; Xray's configuration needs",
             )
             .mend(format!(
-                r#""api": {{"tag": "api", "listen": "{}", "services": ["HandlerService", "StatsService"]}}"#,
-                XrayFile::listen_of(address)
+                r#""api": {{"tag": "api", "listen": "{}", "services": [{}]}}"#,
+                as_listen(address),
+                r#""HandlerService", "StatsService""#
             )),
         XrayError::Timeout(_) => finding
             .mend("look at it, and restart it if it stays so:")
             .mend("systemctl status xray"),
         _ => finding
             .mend(
-                "set address under [[xray]] (XRAY_API_ADDR) to where Xray's API listens (\"listen\" in \
-                 its \"api\"); see what is there now:",
+                "set address under [[xray]] (XRAY_API_ADDR) to where Xray's API listens (\"listen\" \
+                 in its \"api\"); see what is there now:",
             )
             .mend(who_listens(port_of(address))),
     }
@@ -107,7 +108,10 @@ pub(super) fn of_abilities(abilities: &Abilities, xray: &Xray, needs: &Needs) ->
         let what =
             format!("what answers at {address} offers neither HandlerService nor StatsService");
         let finding = Finding::bad(CHECK, what)
-            .mend("if that is Xray, merge into its configuration, and restart it; else name Xray's address (XRAY_API_ADDR)")
+            .mend(
+                "if that is Xray, merge into its configuration, and restart it; else name Xray's \
+                 address (XRAY_API_ADDR)",
+            )
             .mends(services(&lacking, needs));
         return vec![finding];
     }
@@ -165,8 +169,10 @@ pub(super) async fn sharing(xray: &Xray, ports: Vec<PortRange>) -> Option<Findin
 }
 
 fn shared(what: String, port: Option<u16>) -> Finding {
-    let finding = Finding::bad(CHECK, what)
-        .mend("Xray shares its ports in silence: stop one of the two, or give it other ports; see which they are:");
+    let finding = Finding::bad(CHECK, what).mend(
+        "Xray shares its ports in silence: stop one of the two, or give it other ports; see \
+             which they are:",
+    );
     finding.mend(who_listens(port))
 }
 

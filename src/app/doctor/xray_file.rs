@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::members::{items, list, member, member_or, object, spaced, text, texts};
 use super::xray_text::{NotJson, read};
 use crate::config::XrayAddress;
 use crate::xray::abilities::Service;
@@ -175,11 +176,6 @@ impl XrayFile {
         self.listeners().iter().any(|at| is_at(at, address))
     }
 
-    /// An address as Xray's `api.listen` writes it.
-    pub(super) fn listen_of(address: &XrayAddress) -> String {
-        as_listen(address)
-    }
-
     /// Whether an inbound encrypts by itself (VLESS' own encryption), so that any transport carries a
     /// flow.
     pub(super) fn encrypts(&self, tag: &str) -> bool {
@@ -299,24 +295,8 @@ pub(super) fn to_paste(lacks: &[Lack], needs: &Needs) -> Vec<String> {
     members.into_iter().enumerate().map(ended).collect()
 }
 
-/// In one line, as people write it.
-fn spaced(value: &Value) -> String {
-    let joined = |parts: Vec<String>| parts.join(", ");
-    match value {
-        Value::Object(members) => {
-            let member = |(name, value)| format!("{}: {}", Value::String(name), spaced(&value));
-            format!(
-                "{{{}}}",
-                joined(members.clone().into_iter().map(member).collect())
-            )
-        }
-        Value::Array(items) => format!("[{}]", joined(items.iter().map(spaced).collect())),
-        plain => plain.to_string(),
-    }
-}
-
 /// An address as Xray's `api.listen` writes it.
-fn as_listen(address: &XrayAddress) -> String {
+pub(super) fn as_listen(address: &XrayAddress) -> String {
     match address {
         XrayAddress::Tcp(address) => address.clone(),
         XrayAddress::Unix(path) => path.display().to_string(),
@@ -363,73 +343,6 @@ fn door_address(door: &Map<String, Value>) -> String {
         None => String::new(),
     };
     format!("{listen}:{port}")
-}
-
-/// A member by its name, in whatever case.
-fn member<'a>(of: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    key(of, name).and_then(|key| of.get(&key))
-}
-
-fn key(of: &Map<String, Value>, name: &str) -> Option<String> {
-    if of.contains_key(name) {
-        return Some(name.to_owned());
-    }
-    of.keys()
-        .find(|key| key.eq_ignore_ascii_case(name))
-        .cloned()
-}
-
-fn member_or<'a>(
-    of: &'a mut Map<String, Value>,
-    name: &str,
-    new: impl FnOnce() -> Value,
-) -> &'a mut Value {
-    let key = key(of, name).unwrap_or_else(|| name.to_owned());
-    of.entry(key).or_insert_with(new)
-}
-
-/// A member that is an object; one is put there where there is none.
-fn object<'a>(of: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<String, Value> {
-    let value = member_or(of, name, || json!({}));
-    if !value.is_object() {
-        *value = json!({});
-    }
-    value
-        .as_object_mut()
-        .expect("invariant: it was just made one")
-}
-
-/// The same with a list.
-fn list<'a>(of: &'a mut Map<String, Value>, name: &str) -> &'a mut Vec<Value> {
-    let value = member_or(of, name, || json!([]));
-    if !value.is_array() {
-        *value = json!([]);
-    }
-    value
-        .as_array_mut()
-        .expect("invariant: it was just made one")
-}
-
-fn text<'a>(of: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    member(of, name)?.as_str()
-}
-
-/// The objects of a list.
-fn items<'a>(
-    of: &'a Map<String, Value>,
-    name: &str,
-) -> impl Iterator<Item = &'a Map<String, Value>> {
-    let list = member(of, name).and_then(Value::as_array);
-    list.into_iter().flatten().filter_map(Value::as_object)
-}
-
-/// The texts of a list, or the one that stands in its place.
-fn texts<'a>(of: &'a Map<String, Value>, name: &str) -> Vec<&'a str> {
-    match member(of, name) {
-        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).collect(),
-        Some(Value::String(one)) => one.split(',').map(str::trim).collect(),
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn holds(large: &Value, small: &Value) -> bool {
 
 proptest! {
     #[test]
-    fn what_was_mended_lacks_nothing_and_keeps_everything(before in parts(), blocks in any::<bool>()) {
+    fn what_was_mended_lacks_nothing_and_keeps_all(before in parts(), blocks in any::<bool>()) {
         let needs = Needs {
             block_outbound: blocks.then(|| "hole".to_owned()),
             ..needs()
