@@ -71,9 +71,7 @@ fn of_answers(answers: &[Answer], url: &str, token_file: Option<&Path>) -> Vec<F
 /// Whether any node would be answered so.
 fn is_of_all(reason: &Reason) -> bool {
     match reason {
-        Reason::Refused { status, code, .. } => {
-            *code == 401 || *code == 403 || status.is_server_error()
-        }
+        Reason::Refused { status, .. } => is_of_token(reason) || status.is_server_error(),
         Reason::Malformed { .. }
         | Reason::Transport(_)
         | Reason::Timeout
@@ -85,12 +83,21 @@ fn is_of_all(reason: &Reason) -> bool {
     }
 }
 
+/// Whether our token is refused; of a node, the panel may refuse other things in the same way.
+fn is_of_token(reason: &Reason) -> bool {
+    match reason {
+        Reason::Refused { code: 401, .. } => true,
+        Reason::Refused {
+            code: 403, message, ..
+        } => message.trim() == "forbidden",
+        _ => false,
+    }
+}
+
 fn of_all(error: &PanelError, url: &str, token_file: Option<&Path>) -> Finding {
     let finding = Finding::bad(CHECK, error.to_string());
     match &error.reason {
-        Reason::Refused {
-            code: 401 | 403, ..
-        } => match token_file {
+        reason if is_of_token(reason) => match token_file {
             Some(file) => finding.mend(format!(
                 "write the panel's internal key into {}, alone or as it stands there",
                 file.display()
@@ -161,7 +168,7 @@ mod tests {
         Reason::Refused {
             status: StatusCode::from_u16(code).unwrap(),
             code: code.into(),
-            message: String::new(),
+            message: "forbidden".to_owned(),
             retry_after: None,
         }
     }
@@ -186,12 +193,17 @@ mod tests {
             let all = [answer(1, Err(reason.clone())), answer(2, Err(reason))];
             assert_eq!(verdicts(&all), [Bad]);
         }
+        let mut not_here = refused(403);
+        if let Reason::Refused { message, .. } = &mut not_here {
+            "not here".clone_into(message);
+        }
         let each = [
             answer(1, Ok(2)),
             answer(2, Err(refused(404))),
             answer(3, Ok(0)),
+            answer(4, Err(not_here)),
         ];
-        assert_eq!(verdicts(&each), [Good, Bad, Note]);
+        assert_eq!(verdicts(&each), [Good, Bad, Note, Bad]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn without_systemd(running: Option<&str>) -> Finding {
             CHECK,
             format!("systemd is not in charge here; the {who} runs"),
         ),
-        None => Finding::note(CHECK, "systemd is not in charge here, and no agent runs"),
+        None => Finding::note(CHECK, "systemd is not in charge here, and no agent is seen"),
     }
 }
 
@@ -79,7 +79,7 @@ fn of_properties(shown: &str, running: Option<&str>) -> Finding {
         (_, _, Some(who)) => Finding::good(CHECK, format!("{UNIT} is not active; the {who} runs")),
         ("loaded", state, None) => Finding::note(CHECK, format!("{UNIT} is {state}, {enabled}"))
             .mend(format!("systemctl enable --now {UNIT}")),
-        _ => Finding::note(CHECK, format!("there is no {UNIT}, and no agent runs"))
+        _ => Finding::note(CHECK, format!("there is no {UNIT}, and no agent is seen"))
             .mend("docs/install.md says how to install it; without systemd, run: xray-agent run"),
     }
 }
