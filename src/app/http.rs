@@ -5,27 +5,29 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Extension, Router};
 use futures_util::FutureExt;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::metrics::Meter;
 use super::running::Running;
 use crate::base::supervise::{Kind, Supervisor, TaskBoard};
 use crate::config::Config;
 use crate::http::{
-    Admission, Client, Dependency, Health, HealthReport, HttpError, Listener, open_routes,
+    Admission, Client, Dependency, Failure, Health, HealthReport, HttpError, Listener, Otherwise,
+    documented, open_routes,
 };
 use crate::metrics::Format;
 
-/// What the listeners serve beside the open routes.
-#[derive(Debug, Default)]
+/// What the listeners serve beside the open routes, each route with its description.
+#[derive(Default)]
 pub(super) struct Surfaces {
     /// Everything, on `http.listen`.
-    pub(super) all: Router,
+    pub(super) all: OpenApiRouter,
     /// The scheduler's part, on `http.scheduler_listen`; `None`: that is not opened.
-    pub(super) scheduler: Option<Router>,
+    pub(super) scheduler: Option<OpenApiRouter>,
 }
 
 /// Hands the configured listeners to the supervisor, a task each.
@@ -55,7 +57,7 @@ pub(super) fn add(
         let (Some(address), Some(surface)) = (address, surface) else {
             continue;
         };
-        let router = surface.merge(open.clone());
+        let router = documented(surface.merge(open.clone()));
         let listener = listener(config, name, address, router, admission.clone());
         supervisor.task(name, Kind::Leaf, move |shutdown, _| {
             listener.clone().run(shutdown)
@@ -64,21 +66,33 @@ pub(super) fn add(
 }
 
 /// `GET /metrics`, open to whoever asks from this host.
-fn metrics(meter: Meter) -> Router {
-    Router::new().route("/metrics", get(page)).with_state(meter)
+fn metrics(meter: Meter) -> OpenApiRouter {
+    OpenApiRouter::default()
+        .routes(routes!(page))
+        .with_state(meter)
 }
 
+#[utoipa::path(
+    get, path = "/metrics", tag = "open", operation_id = "metrics",
+    summary = "Metrics for Prometheus",
+    responses(
+        (
+            status = 200, description = "In the format that `Accept` prefers",
+            content(
+                (String = "text/plain; version=0.0.4; charset=utf-8"),
+                (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            )
+        ),
+        (status = 401, description = "Beyond loopback, without a credential", body = Failure),
+        Otherwise
+    )
+)]
 async fn page(
     State(meter): State<Meter>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
-    if !client.is_local() {
-        return Err(HttpError::new(
-            StatusCode::UNAUTHORIZED,
-            "metrics are open to this host only, and no surface that has credentials is configured",
-        ));
-    }
+    client.must_be_local("metrics are")?;
     let accept = headers.get(header::ACCEPT).and_then(|it| it.to_str().ok());
     let page = meter.exposition(Format::of_accept(accept)).await;
     Ok(([(header::CONTENT_TYPE, page.content_type)], page.body).into_response())

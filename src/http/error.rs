@@ -1,8 +1,10 @@
 //! The one error of all routes: what the client is told, apart from what the log is.
 
+use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
 
 /// A request that is not answered as it was meant; `{"error": …}` with a status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +13,24 @@ pub struct HttpError {
     status: StatusCode,
     message: String,
     cause: Option<Cause>,
+}
+
+/// What is not answered as it was meant.
+#[derive(Serialize, ToSchema)]
+pub struct Failure {
+    /// Why.
+    pub error: String,
+}
+
+/// For the description of a route: its answers besides its own.
+#[derive(IntoResponses)]
+pub enum Otherwise {
+    /// With the status that fits.
+    #[response(
+        status = "default",
+        description = "Not answered as meant: 400, 401, 408, 413, 421, 500 or 503, in words"
+    )]
+    Refused(Failure),
 }
 
 /// What the log is told of an answer, and the client is not.
@@ -48,9 +68,10 @@ impl HttpError {
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        let body = json!({ "error": self.message }).to_string();
-        let kind = HeaderValue::from_static("application/json");
-        let mut response = (self.status, [(header::CONTENT_TYPE, kind)], body).into_response();
+        let body = Json(Failure {
+            error: self.message,
+        });
+        let mut response = (self.status, body).into_response();
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
         }

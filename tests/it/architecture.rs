@@ -246,3 +246,25 @@ fn tasks_are_started_by_the_supervisor_only() {
         );
     }
 }
+
+/// By which something could be served that is not described, and so escapes `access`.
+const UNDESCRIBED: [&str; 5] = [
+    ".route(",
+    ".route_service(",
+    ".nest_service(",
+    ".fallback",
+    "axum::routing",
+];
+
+#[test]
+fn every_route_is_described_where_it_is_made() {
+    for (path, text) in sources() {
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for way in UNDESCRIBED {
+            assert!(!code.contains(way), "{}: {way}", path.display());
+        }
+    }
+}

@@ -10,6 +10,7 @@ mod lab;
 #[path = "../chaos/mod.rs"]
 mod chaos_campaign;
 
+mod access;
 mod architecture;
 mod backlog;
 mod brake;
