@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::metrics::Meter;
 use super::reload::Reloads;
+use super::run::HANGS_AFTER;
 use super::running::Running;
 use crate::base::files::FileError;
-use crate::base::supervise::{Kind, Supervisor, TaskBoard};
+use crate::base::supervise::{Heartbeat, Kind, Shutdown, Supervisor, TaskBoard};
 use crate::config::Config;
 use crate::control::{Call, Handler, Server};
 use crate::metrics::Format;
@@ -31,15 +32,16 @@ pub(super) fn add(
         reloads,
     });
     let server = Arc::new(Server::bind(&config.state_dir, handler)?);
-    supervisor.task("control socket", Kind::Essential, move |mut shutdown, _| {
+    let make = move |mut shutdown: Shutdown, heartbeat: Heartbeat| {
         let server = server.clone();
         async move {
             tokio::select! {
                 () = shutdown.requested() => {}
-                () = server.serve() => {}
+                () = server.serve(|| heartbeat.beat()) => {}
             }
         }
-    });
+    };
+    supervisor.watched_task("control socket", Kind::Essential, HANGS_AFTER, make);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::metrics::Meter;
+use super::run::HANGS_AFTER;
 use super::running::Running;
 use crate::base::supervise::{Kind, Supervisor, TaskBoard};
 use crate::config::Config;
@@ -59,8 +60,8 @@ pub(super) fn add(
         };
         let router = documented(surface.merge(open.clone()));
         let listener = listener(config, name, address, router, admission.clone());
-        supervisor.task(name, Kind::Leaf, move |shutdown, _| {
-            listener.clone().run(shutdown)
+        supervisor.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
+            listener.clone().run(shutdown, move || heartbeat.beat())
         });
     }
 }

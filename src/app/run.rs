@@ -25,6 +25,10 @@ use crate::traffic::status::TrafficStatus;
 
 /// Tasks have this long to end after a signal.
 const GRACE: Duration = Duration::from_secs(15);
+/// The control socket, the HTTP server, the watch over the configuration and what tells the service
+/// manager hang when they gave no sign
+/// of life for this long; they give one every 10 s.
+pub(super) const HANGS_AFTER: Duration = Duration::from_mins(2);
 
 /// How the agent is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,9 +153,8 @@ fn add_surfaces(
     service_manager::add(running, supervisor);
     let file = origin.sources.file_in_use();
     let reloads = reloads.clone();
-    supervisor.task("configuration file", Kind::Leaf, move |shutdown, _| {
-        reload::watch(file.clone(), reloads.clone(), shutdown)
-    });
+    let watch = move |shutdown, beat| reload::watch(file.clone(), reloads.clone(), shutdown, beat);
+    supervisor.watched_task("configuration file", Kind::Leaf, HANGS_AFTER, watch);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = running.now().mode(),

@@ -9,8 +9,9 @@ use sd_notify::NotifyState;
 use tokio::time::sleep;
 use tracing::{error, warn};
 
+use super::run::HANGS_AFTER;
 use super::running::Running;
-use crate::base::supervise::{Kind, Shutdown, Supervisor, TaskBoard};
+use crate::base::supervise::{Heartbeat, Kind, Shutdown, Supervisor, TaskBoard};
 use crate::sync::status::NodeStatus;
 
 /// Between two looks at the tasks: a sixth of the unit's `WatchdogSec`.
@@ -44,16 +45,16 @@ pub(super) fn add(running: &Running, supervisor: &mut Supervisor) {
         return;
     }
     let (running, board) = (running.clone(), supervisor.board());
-    supervisor.task("service manager", Kind::Essential, move |shutdown, _| {
-        tell(running.clone(), board.clone(), shutdown)
-    });
+    let make = move |shutdown, heartbeat| tell(running.clone(), board.clone(), shutdown, heartbeat);
+    supervisor.watched_task("service manager", Kind::Essential, HANGS_AFTER, make);
 }
 
-async fn tell(running: Running, board: TaskBoard, mut shutdown: Shutdown) {
+async fn tell(running: Running, board: TaskBoard, mut shutdown: Shutdown, heartbeat: Heartbeat) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(EVERY, |limit| EVERY.min(limit / SIGNS));
     let mut said = String::new();
     loop {
+        heartbeat.beat();
         if watchdog.is_some() && lives(&board) {
             notify(&[NotifyState::Watchdog]);
         }

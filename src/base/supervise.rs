@@ -4,10 +4,12 @@
 //! and shown on the [`TaskBoard`]; one without which the agent is of no use ends the whole run
 //! when that does not help, and the service manager starts the process anew.
 //!
-//! What this cannot see is a deadlock that blocks every thread of the runtime; that is what the
-//! service manager's watchdog is for, fed by a supervised task.
+//! What this cannot see is a deadlock that stops the runtime itself; a thread beside it does
+//! (`guard`), and so does the service manager's watchdog, fed by a supervised task.
 
+mod fault;
 mod group;
+mod guard;
 mod handles;
 mod task;
 mod tasks;
@@ -135,11 +137,13 @@ impl Supervisor {
             groups: _,
             mut arrivals,
         } = self;
+        let guard = guard::watch(board.clone());
         let mut kept = Kept::default();
         kept.add(tasks);
         let failed = kept.until(stop, &mut arrivals).await;
         arrivals.close();
         kept.requests.iter().for_each(Request::make);
+        guard.stops_within(grace + ABORT_TAKES);
         let mut late = Vec::new();
         if timeout(grace, kept.all()).await.is_err() {
             late = board.abort_all();

@@ -102,7 +102,7 @@ mod tests {
         };
         tokio::select! {
             () = asked => {}
-            () = server.serve() => unreachable!(),
+            () = server.serve(|| {}) => unreachable!(),
         }
     }
 
@@ -128,7 +128,7 @@ mod tests {
         };
         tokio::select! {
             () = asked => {}
-            () = server.serve() => unreachable!(),
+            () = server.serve(|| {}) => unreachable!(),
         }
     }
 }

@@ -23,6 +23,8 @@ const QUESTION_TAKES: Duration = Duration::from_secs(5);
 const IGNORED_BYTES_MAX: u64 = 1 << 20;
 /// After an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two signs of life when nobody asks.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// Conversations at once; further ones wait in the kernel.
 const CONVERSATIONS_MAX: usize = 32;
 
@@ -52,10 +54,11 @@ impl Server {
         })
     }
 
-    /// Serves until it is dropped.
-    pub async fn serve(&self) {
+    /// Serves until it is dropped, and says `alive` at least every 10 s.
+    pub async fn serve(&self, alive: impl Fn()) {
         let mut conversations = FuturesUnordered::new();
         loop {
+            alive();
             tokio::select! {
                 accepted = self.listener.accept(), if conversations.len() < CONVERSATIONS_MAX => {
                     match accepted {
@@ -68,6 +71,7 @@ impl Server {
                     }
                 }
                 Some(()) = conversations.next(), if !conversations.is_empty() => {}
+                () = sleep(ALIVE_EVERY) => {}
             }
         }
     }

@@ -74,6 +74,16 @@ impl HookRunner {
         Self { command, limits }
     }
 
+    /// Longest time that a hook can take, once it is its turn.
+    pub fn longest_run(&self) -> Duration {
+        let Limits {
+            hook,
+            term,
+            leftovers,
+        } = self.limits;
+        hook + term + leftovers + PIPES_GRACE
+    }
+
     #[cfg(test)]
     pub(super) fn with_limits(command: &str, limits: Limits) -> Self {
         Self {

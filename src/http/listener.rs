@@ -32,7 +32,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(10);
 const BACKLOG: u32 = 1024;
 /// After an accept that failed: out of descriptors, for one, and asking at once would be a loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Between two looks at the certificate's files.
+/// Between two looks at the certificate's files, and between two signs of life.
 const RENEWAL_LOOK: Duration = Duration::from_secs(5);
 /// To whom has no seat. It may not arrive, as nothing of the request is read.
 const NO_SEAT: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
@@ -66,28 +66,29 @@ enum OpenError {
 
 impl Listener {
     /// Serves until the end is asked for, and on until requests under way have ended or had their
-    /// time. Dropping it cuts them.
-    pub async fn run(self, mut shutdown: Shutdown) {
+    /// time. Dropping it cuts them. Until the end is asked for it says `alive` at least every 20 s.
+    pub async fn run(self, mut shutdown: Shutdown, alive: impl Fn()) {
         let mut certificate = self.tls.clone().map(Certificate::new);
         // Both arms are cancel-safe: a listener that is half open is dropped.
         let listener = tokio::select! {
-            listener = self.open(&mut certificate) => listener,
+            listener = self.open(&mut certificate, &alive) => listener,
             () = shutdown.requested() => return,
         };
         info!(address = %self.address, tls = self.tls.is_some(), "{} listens", self.name);
         let mut connections = JoinSet::new();
-        self.accept(listener, certificate, &mut connections, shutdown)
-            .await;
+        let accepting = self.accept(listener, certificate, &mut connections, shutdown, alive);
+        accepting.await;
         while let Some(ended) = connections.join_next().await {
             tell(ended);
         }
     }
 
     /// Tries until it is open.
-    async fn open(&self, certificate: &mut Option<Certificate>) -> TcpListener {
+    async fn open(&self, certificate: &mut Option<Certificate>, alive: &impl Fn()) -> TcpListener {
         let mut backoff = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         let mut said = Said::default();
         loop {
+            alive();
             match self.try_open(certificate).await {
                 Ok(listener) => {
                     said.state(self.name, None);
@@ -119,6 +120,7 @@ impl Listener {
         mut certificate: Option<Certificate>,
         connections: &mut JoinSet<()>,
         mut shutdown: Shutdown,
+        alive: impl Fn(),
     ) {
         let is_local = self.address.ip().to_canonical().is_loopback();
         let hosts = is_local.then(|| Hosts::new(&self.hosts));
@@ -146,7 +148,8 @@ impl Listener {
                     }
                 },
                 Some(ended) = connections.join_next(), if !connections.is_empty() => tell(ended),
-                _ = look.tick(), if certificate.is_some() => {
+                _ = look.tick() => {
+                    alive();
                     if let Some(certificate) = &mut certificate {
                         certificate.renew().await;
                     }

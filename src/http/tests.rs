@@ -61,7 +61,7 @@ async fn with_listener(asked: impl AsyncFnOnce(SocketAddr)) -> Ended {
     };
     let mut supervisor = Supervisor::new();
     supervisor.task("http", Kind::Essential, move |shutdown, _| {
-        listener.clone().run(shutdown)
+        listener.clone().run(shutdown, || {})
     });
     let (done, stop) = oneshot::channel::<()>();
     let asked = async {

@@ -290,9 +290,12 @@ impl Engine {
                 inbound_loop::run(parts.clone(), link.clone(), shutdown, beat)
             });
         }
+        // One at a time: each may have to wait for all the others.
+        let turns = u32::try_from(self.hooks.len()).unwrap_or(u32::MAX);
         for (parts, link) in self.hooks {
             let name = format!("hook of node {}", parts.node);
-            tasks.task(name, Kind::Leaf, move |shutdown, heartbeat| {
+            let hangs_after = HANGS_AFTER + parts.runner.longest_run().saturating_mul(turns);
+            tasks.watched_task(name, Kind::Leaf, hangs_after, move |shutdown, heartbeat| {
                 hook_loop::run(parts.clone(), link.clone(), shutdown, heartbeat)
             });
         }

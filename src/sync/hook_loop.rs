@@ -1,7 +1,10 @@
 //! Runs the hook of one node after each change of its list, and at every later order until it
 //! succeeds.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
+use tokio::time::sleep;
 use tracing::{error, info};
 
 use super::link::{ApplierLink, ApplierReport, ApplierStatus, Order};
@@ -13,6 +16,9 @@ use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::hook::{HookCall, HookRunner};
 use crate::model::ids::NodeId;
 use crate::model::user_list::Users;
+
+/// Between two signs of life without an order.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// What the hook of one node needs.
 #[derive(Clone)]
@@ -52,6 +58,7 @@ pub(super) async fn run(
         beat.beat();
         tokio::select! {
             () = shutdown.requested() => return,
+            () = sleep(ALIVE_EVERY) => continue,
             changed = orders.changed() => changed.expect("invariant: the link holds the sender"),
         }
         let order = link.take_order(&mut orders);

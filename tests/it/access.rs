@@ -261,7 +261,7 @@ async fn a_route_that_asks_for_no_credential_is_found_by_its_description() -> Re
     };
     let found = tokio::select! {
         audited = audited => audited.map_err(|error| error.to_string()),
-        () = listener.run(supervisor.shutdown()) => Ok(0),
+        () = listener.run(supervisor.shutdown(), || {}) => Ok(0),
     };
     let found = found.err().context("nothing was found")?;
     ensure!(

@@ -64,6 +64,7 @@ mod sources;
 mod stage;
 mod status;
 mod support;
+mod task_faults;
 mod traffic;
 mod traffic_commands;
 mod traffic_export;

@@ -422,6 +422,6 @@ async fn beside_a_running_agent_it_is_asked_and_its_ledger_only_read() -> Result
     };
     tokio::select! {
         done = asked => done,
-        () = server.serve() => unreachable!("it serves for ever"),
+        () = server.serve(|| {}) => unreachable!("it serves for ever"),
     }
 }

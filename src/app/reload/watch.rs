@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::Reloads;
-use crate::base::supervise::Shutdown;
+use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::config::Sources;
 
 /// Between two looks that nobody asked for.
@@ -55,9 +55,15 @@ impl Stamp {
 
 /// Asks for a reload whenever the file's content is another than when it was last read. Runs until the
 /// end is asked for.
-pub(in crate::app) async fn watch(file: PathBuf, reloads: Reloads, mut shutdown: Shutdown) {
+pub(in crate::app) async fn watch(
+    file: PathBuf,
+    reloads: Reloads,
+    mut shutdown: Shutdown,
+    heartbeat: Heartbeat,
+) {
     let mut bell = Bell::new();
     loop {
+        heartbeat.beat();
         bell.watch(folders_of(&file));
         let read = reloads.stamp();
         if Stamp::of_file(&file) != read {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info};
 
 use super::Kind;
+use super::fault;
 use super::handles::{Heartbeat, Shutdown, TaskBoard};
 use crate::base::retry::Backoff;
 
@@ -28,7 +29,7 @@ const WELL_AFTER: Duration = Duration::from_mins(1);
 pub(super) const FAILURES_MAX: usize = 5;
 const FAILURES_WITHIN: Duration = Duration::from_mins(1);
 
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) type Make = Box<dyn FnMut(Shutdown, Heartbeat) -> Work + Send>;
 
 /// The name and the last failure of an essential task.
@@ -86,7 +87,7 @@ impl Task {
 
     /// One life. `None`: it ended after that was asked for.
     async fn live(&mut self) -> Option<Failure> {
-        let heartbeat = Heartbeat::new(self.limit);
+        let heartbeat = Heartbeat::new(fault::limit(&self.name, self.limit));
         let mut handle = match self.start(&heartbeat) {
             Ok(handle) => handle,
             Err(why) => return Some(self.failed(why, false)),
@@ -120,7 +121,7 @@ impl Task {
         let (shutdown, heartbeat) = (self.shutdown.clone(), heartbeat.clone());
         let work = catch_unwind(AssertUnwindSafe(|| (self.make)(shutdown, heartbeat)))
             .map_err(|panic| panic_message(&*panic))?;
-        let handle = spawn(work);
+        let handle = spawn(fault::work(&self.name, work));
         self.board.update(self.row, |entry| {
             entry.watched = watched;
             entry.status.alive = true;
