@@ -26,8 +26,7 @@ use crate::traffic::status::TrafficStatus;
 /// Tasks have this long to end after a signal.
 const GRACE: Duration = Duration::from_secs(15);
 /// The control socket, the HTTP server, the watch over the configuration and what tells the service
-/// manager hang when they gave no sign
-/// of life for this long; they give one every 10 s.
+/// manager hang when they gave no sign of life for this long; they give one every 10 s.
 pub(super) const HANGS_AFTER: Duration = Duration::from_mins(2);
 
 /// How the agent is to run.

@@ -24,7 +24,7 @@ async fn campaign(dedupes: bool) -> Result<()> {
         dedupes,
         users: USERS,
     };
-    let agent = AgentCommand::new(env!("CARGO_BIN_EXE_xray-agent"));
+    let agent = AgentCommand::new(env!("CARGO_BIN_EXE_xray-agent")).env("RUST_LOG", "trace");
     let report = run(options, agent, |_| {}).await?;
     println!("{report}");
     ensure!(report.is_exact(), "{SEED}={}\n{report}", options.seed);

@@ -115,7 +115,7 @@ fn seed(folder: &Path, panel: &Panel, text: &str) -> Result<AgentCommand> {
     let text = text.replace("3000", &port);
     Ok(AgentCommand::new("/bin/bash")
         .args(["-c", &text])
-        .env("RUST_LOG", "debug")
+        .env("RUST_LOG", "trace")
         .current_dir(folder))
 }
 

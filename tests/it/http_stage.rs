@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::lab::leaks::Uuids;
 use crate::lab::{Agent, AgentCommand, Panel, eventually, free_port};
 use crate::support::{LONG, TOKEN, agent, folder};
 
@@ -55,7 +56,11 @@ impl Stage {
 
     /// These bytes on a connection of their own, and all that comes back.
     pub async fn ask(&self, bytes: &str) -> Result<String> {
-        ask(self.connect().await?, bytes).await
+        let said = ask(self.connect().await?, bytes).await?;
+        self.command()
+            .canaries()
+            .assert_none_in(&said, Uuids::Never);
+        Ok(said)
     }
 
     pub async fn connect(&self) -> Result<TcpStream> {

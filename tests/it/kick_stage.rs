@@ -106,7 +106,7 @@ impl Stage {
             .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "3600")
             .env("TRAFFIC_REPORT_INTERVAL_SECONDS", "3600")
             .env("XRAY_KICK_SOCKET", socket)
-            .env("RUST_LOG", "debug")
+            .env("RUST_LOG", "trace")
     }
 
     /// Starts the program, and waits until it has made everybody live and everybody is served.

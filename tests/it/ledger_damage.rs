@@ -57,7 +57,7 @@ fn command(panel: &Panel, folder: &Path, api: &str) -> Result<AgentCommand> {
     );
     fs::write(&file, toml)?;
     Ok(agent(&panel.base_url(), folder)
-        .env("RUST_LOG", "info")
+        .env("RUST_LOG", "trace")
         .arg("--config")
         .arg(file))
 }

@@ -170,7 +170,7 @@ impl Stage {
 pub fn command(folder: &Path, state_dir: &Path) -> AgentCommand {
     grpc_agent("http://127.0.0.1:9", folder, "127.0.0.1:9", "in")
         .env("STATE_DIR", state_dir)
-        .env("RUST_LOG", "info")
+        .env("RUST_LOG", "trace")
 }
 
 /// Sum of up and of down over the items of an array.

@@ -319,7 +319,7 @@ async fn an_apply_that_was_cut_short_is_finished_by_the_next_one() -> Result<()>
         "[[xray]]\naddress = '{}'\nin_flight = 1\n[[node]]\nid = 1\ninbounds = ['{TAG}']\n",
         stage.xray.api_addr()
     );
-    let slowly = stage.agent_with(&slowly)?.env("RUST_LOG", "info");
+    let slowly = stage.agent_with(&slowly)?.env("RUST_LOG", "trace");
     let mut agent = start(&slowly).await?;
     let live = begun(&stage).await?;
     agent.kill9().await?;

@@ -26,7 +26,7 @@ fn command(panel: &Panel, folder: &Path, api: &str) -> AgentCommand {
         .env("INTERVAL_SECONDS", "0.2")
         .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "0.2")
         .env("TRAFFIC_REPORT_INTERVAL_SECONDS", "0.3")
-        .env("RUST_LOG", "debug")
+        .env("RUST_LOG", "trace")
 }
 
 fn one(page: &Page, name: &str) -> Option<f64> {

@@ -163,7 +163,7 @@ async fn without_listing_and_statistics_a_tick_with_nothing_to_do_does_nothing()
     stage.xray.lacks(&READING_BACK);
     stage.xray.lacks(&[SysStats]);
     stage.allow(0..10);
-    let command = stage.agent("in").env("RUST_LOG", "info");
+    let command = stage.agent("in").env("RUST_LOG", "trace");
     let agent = command.spawn()?;
     stage.await_users("in", 0..10).await?;
     await_inbound(&command, 0, "a pass without a change", |inbound| {

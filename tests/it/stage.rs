@@ -41,7 +41,7 @@ impl Stage {
             .env("XRAY_TAG_MAP", format!("1:{tags}"))
             .env("XRAY_RPC_TIMEOUT_SECONDS", RPC_TIMEOUT)
             .env("INTERVAL_SECONDS", INTERVAL)
-            .env("RUST_LOG", "debug")
+            .env("RUST_LOG", "trace")
     }
 
     /// The program, configured by a file that says more than these few lines do.
@@ -56,7 +56,7 @@ impl Stage {
         Ok(agent(&self.panel.base_url(), self.folder.path())
             .env("XRAY_RPC_TIMEOUT_SECONDS", RPC_TIMEOUT)
             .env("INTERVAL_SECONDS", INTERVAL)
-            .env("RUST_LOG", "debug")
+            .env("RUST_LOG", "trace")
             .arg("--config")
             .arg(file))
     }

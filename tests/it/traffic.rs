@@ -46,7 +46,7 @@ impl Stage {
         )
         .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "0.3")
         .env("TRAFFIC_REPORT_INTERVAL_SECONDS", "0.5")
-        .env("RUST_LOG", "debug")
+        .env("RUST_LOG", "trace")
     }
 
     /// Starts the agent and waits until the users are served.

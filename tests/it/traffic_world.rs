@@ -20,7 +20,7 @@ fn agent(panel: &Panel, folder: &std::path::Path, api: &str) -> AgentCommand {
     grpc_agent(&panel.base_url(), folder, api, TAG)
         .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "0.3")
         .env("TRAFFIC_REPORT_INTERVAL_SECONDS", "0.5")
-        .env("RUST_LOG", "debug")
+        .env("RUST_LOG", "trace")
 }
 
 async fn once(command: &AgentCommand) -> Result<()> {

@@ -198,7 +198,7 @@ async fn said_by_the_agent(server: ServerConfig, words: &str) -> Result<()> {
     panel.set_users(1, vec![nth_uuid(0)]);
     let command = grpc_agent(&panel.base_url(), folder.path(), &xray.api_addr(), TAG)
         .env("TRAFFIC_COLLECT_INTERVAL_SECONDS", "1")
-        .env("RUST_LOG", "info");
+        .env("RUST_LOG", "trace");
     let agent = command.spawn()?;
     let client = Client::start_many(&[server.route(TAG, &nth_uuid(0))]).await?;
     let origin = Origin::start().await?;

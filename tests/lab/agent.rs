@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 pub use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::leaks::{Canaries, Uuids};
 use super::process::{Process, leashed, read_log};
 use super::wait::eventually;
 
@@ -108,7 +109,24 @@ impl AgentCommand {
         Ok(Agent {
             process: Process::spawn("the agent", &mut command)?,
             folder,
+            canaries: self.canaries(),
+            uuids: self.uuids(),
         })
+    }
+
+    /// The secrets that it is given, which it may not print.
+    pub fn canaries(&self) -> Canaries {
+        Canaries::of(&self.env, &self.args, self.folder.as_deref())
+    }
+
+    /// Of commands only these tell of the agent; the others answer for users.
+    fn uuids(&self) -> Uuids {
+        let tells = ["status", "metrics", "check-config", "doctor"];
+        if self.args.iter().any(|arg| tells.iter().any(|it| arg == it)) {
+            Uuids::Never
+        } else {
+            Uuids::AreTheAnswer
+        }
     }
 }
 
@@ -116,6 +134,18 @@ impl AgentCommand {
 pub struct Agent {
     process: Process,
     folder: TempDir,
+    canaries: Canaries,
+    /// On its stdout.
+    uuids: Uuids,
+}
+
+impl Drop for Agent {
+    /// Whoever ran it fails if it printed a secret.
+    fn drop(&mut self) {
+        self.process.kill_and_wait();
+        self.canaries.assert_none_in(&self.log(), Uuids::Never);
+        self.canaries.assert_none_in(&self.stdout(), self.uuids);
+    }
 }
 
 impl Agent {

@@ -20,6 +20,7 @@ pub mod calls;
 pub mod client;
 pub mod contract;
 pub mod inbounds;
+pub mod leaks;
 pub mod ledger;
 pub mod origin;
 pub mod panel;

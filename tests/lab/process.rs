@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,6 +20,8 @@ exec "$0" "$@"
 "#;
 /// A killed process is gone at once; this is against hanging.
 const KILL_BOUND: Duration = Duration::from_secs(20);
+/// Between two looks whether it is gone.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A `Command` for `program` on a leash. Start it with [`Process::spawn`], which holds the leash.
 pub fn leashed(program: impl AsRef<OsStr>) -> Command {
@@ -87,6 +89,16 @@ impl Process {
             self.signal(Signal::KILL)?;
         }
         self.wait(KILL_BOUND).await.map(drop)
+    }
+
+    /// SIGKILL, and blocks until it is gone: for the end of a value.
+    pub fn kill_and_wait(&mut self) {
+        let deadline = Instant::now() + KILL_BOUND;
+        while self.is_alive() && Instant::now() < deadline {
+            // It may end by itself meanwhile.
+            let _ = self.signal(Signal::KILL);
+            std::thread::park_timeout(LOOK);
+        }
     }
 
     /// Waits until it ends by itself.
