@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lab::AgentCommand;
 use crate::lab::leaks::Uuids;
-use crate::lab::secrets::{nth_uuid, uuid};
+use crate::lab::secrets::{nth_uuid, shadowsocks_2022_key, uuid};
 use crate::support::{LONG, folder};
 
 /// A program that prints this in an agent's place, with an agent's secrets; what the end of it says.
@@ -44,6 +44,7 @@ async fn end_of_one_that_says(line: &str, stream: &str, args: &[&str]) -> Result
 async fn whoever_prints_a_secret_fails_his_test() -> Result<()> {
     let key = include_str!("../lab/tls/origin.key").lines().nth(1);
     let (a_user, bare) = (nth_uuid(7), uuid().replace('-', ""));
+    let keys = [16, 32].map(|bytes| shadowsocks_2022_key(&a_user, bytes));
     let an_old_number = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
     for secret in [
         "canary-of-the-environment",
@@ -54,6 +55,8 @@ async fn whoever_prints_a_secret_fails_his_test() -> Result<()> {
         &a_user,
         &a_user.to_uppercase(),
         &bare,
+        keys[0].trim_end_matches('='),
+        keys[1].trim_end_matches('='),
         an_old_number,
     ] {
         let line = format!("user={secret}, and more");

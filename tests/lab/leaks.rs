@@ -7,6 +7,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use ::base64::Engine as _;
+use ::base64::engine::general_purpose::STANDARD;
+
 use super::process::read_log;
 
 /// In the name of a variable or a setting whose value is a secret.
@@ -19,6 +22,8 @@ const SECRET_CHARS_MIN: usize = 8;
 const PRIVATE_KEY: &str = "PRIVATE KEY";
 /// A report's number is this old at most; tests step no clock further.
 const NUMBERS_ARE_NEWER_THAN: Duration = Duration::from_hours(48);
+/// So much of a key shows that it is made of a UUID: 15 bytes, two dashes among them.
+const KEY_START_CHARS: usize = 20;
 /// Of a found secret's line, so many characters are shown.
 const LINE_CHARS_MAX: usize = 400;
 
@@ -102,6 +107,7 @@ impl Canaries {
         let (what, found) = has_key
             .map(|key| ("a private key".to_owned(), key))
             .or_else(|| secret.cloned())
+            .or_else(|| Some(("a key made of a UUID".to_owned(), key_of_uuid(text)?)))
             .or_else(|| {
                 let uuid = (uuids == Uuids::Never).then(|| self.whole_uuid(text));
                 Some(("a whole UUID".to_owned(), uuid.flatten()?))
@@ -139,6 +145,24 @@ fn in_folder(folder: Option<&Path>, file: &OsStr) -> String {
     } else {
         String::new()
     }
+}
+
+/// The first key of Shadowsocks 2022 in the text: base64 of a UUID's beginning.
+fn key_of_uuid(text: &str) -> Option<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
+    let mut words = text.split(|c| !is_part(c));
+    let is_key = |word: &&str| {
+        let start = word.get(..KEY_START_CHARS);
+        let start = start.and_then(|start| STANDARD.decode(start).ok());
+        start.is_some_and(|start| {
+            let mut bytes = start.iter().enumerate();
+            bytes.all(|(at, byte)| match at {
+                8 | 13 => *byte == b'-',
+                _ => byte.is_ascii_hexdigit(),
+            })
+        })
+    };
+    words.find(is_key).map(str::to_owned)
 }
 
 /// All in a word of digits and dashes, wherever they begin.
