@@ -3,9 +3,11 @@
 //!
 //! Invariant: building ends nothing and starts nothing; of one engine, never two run at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::join;
 
 use super::metrics::Looker;
@@ -15,9 +17,13 @@ use super::traffic::TrafficError;
 use crate::base::clock::Clock;
 use crate::base::supervise::{Group, Groups};
 use crate::config::{Config, Panel};
+use crate::model::ids::NodeId;
 use crate::model::progress::Progress;
 use crate::panel::PanelClient;
-use crate::sync;
+use crate::sync::{
+    self,
+    engine::{HookTask, MadeOf},
+};
 use crate::traffic;
 use crate::traffic::sink::Sink;
 
@@ -34,7 +40,15 @@ pub(super) struct Wiring {
     keeps_running: bool,
     counting: Counting,
     sync: Option<Group>,
+    hooks: BTreeMap<NodeId, Hook>,
     traffic: Option<Group>,
+}
+
+/// A hook's loop that runs. It runs on as long as its settings stay: a command under way is not broken
+/// off for a change that does not concern it.
+struct Hook {
+    made_of: MadeOf,
+    group: Group,
 }
 
 /// Traffic that was built and does not run yet.
@@ -79,6 +93,7 @@ impl Wiring {
             keeps_running,
             counting: Counting::default(),
             sync: None,
+            hooks: BTreeMap::new(),
             traffic: None,
         }
     }
@@ -155,18 +170,12 @@ impl Wiring {
 
     /// Ends what gives way, and starts what is new, each part as soon as it can.
     pub(super) async fn replace(&mut self, config: &Arc<Config>, next: Next, running: &Running) {
-        let (sync, traffic) = (self.sync.take(), self.traffic.take());
+        let sync = (self.sync.take(), std::mem::take(&mut self.hooks));
+        let traffic = self.traffic.take();
         let users = async {
             match next.sync {
-                Some(engine) => {
-                    if let Some(group) = sync {
-                        group.stop(GRACE).await;
-                    }
-                    let (group, handle) = self.groups.start(|tasks| engine.start(tasks));
-                    running.change(|engines| engines.sync = handle);
-                    Some(group)
-                }
                 None => sync,
+                Some(engine) => self.replace_sync(sync.0, sync.1, engine, running).await,
             }
         };
         let bytes = async {
@@ -176,7 +185,47 @@ impl Wiring {
                 NextTraffic::New(new) => self.replace_traffic(config, traffic, *new, running).await,
             }
         };
-        (self.sync, self.traffic) = join!(users, bytes);
+        let (users, bytes) = join!(users, bytes);
+        (self.sync, self.hooks) = users;
+        self.traffic = bytes;
+    }
+
+    async fn replace_sync(
+        &self,
+        before: Option<Group>,
+        hooks: BTreeMap<NodeId, Hook>,
+        mut engine: sync::engine::Engine,
+        running: &Running,
+    ) -> (Option<Group>, BTreeMap<NodeId, Hook>) {
+        let next: BTreeMap<_, _> = engine
+            .take_hooks()
+            .into_iter()
+            .map(|hook| (hook.node(), hook))
+            .collect();
+        let (mut hooks, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            hooks.into_iter().partition(|(node, hook)| {
+                let next = next.get(node);
+                next.is_some_and(|next| *next.made_of() == hook.made_of)
+            });
+        let ends = gone.into_values().map(|hook| hook.group.stop(GRACE));
+        let group = async {
+            if let Some(group) = before {
+                group.stop(GRACE).await;
+            }
+        };
+        join!(group, join_all(ends));
+        let (group, handle) = self.groups.start(|tasks| engine.start(tasks));
+        for (node, hook) in next {
+            hooks.entry(node).or_insert_with(|| self.begin_hook(hook));
+        }
+        running.change(|engines| engines.sync = handle);
+        (Some(group), hooks)
+    }
+
+    fn begin_hook(&self, hook: HookTask) -> Hook {
+        let made_of = hook.made_of().clone();
+        let (group, ()) = self.groups.start(|tasks| hook.start(tasks));
+        Hook { made_of, group }
     }
 
     async fn replace_traffic(
@@ -211,7 +260,11 @@ impl Wiring {
         None
     }
 
-    fn start_sync(&mut self, engine: sync::engine::Engine) -> sync::engine::Handle {
+    fn start_sync(&mut self, mut engine: sync::engine::Engine) -> sync::engine::Handle {
+        let hooks = engine.take_hooks().into_iter();
+        self.hooks = hooks
+            .map(|hook| (hook.node(), self.begin_hook(hook)))
+            .collect();
         let (group, handle) = self.groups.start(|tasks| engine.start(tasks));
         self.sync = Some(group);
         handle

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::carried::{Carried, NodeEnds};
-use super::hook_loop::{self, HookParts};
 use super::inbound::Parts;
 use super::inbound_loop;
 use super::kick::by_hand::{ByHand, KickOutcome};
@@ -21,7 +20,6 @@ use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::supervise::{Kind, Tasks};
 use crate::config::{ApplyMode, Config, Node};
-use crate::hook::HookRunner;
 use crate::model::around_removal::AroundRemoval;
 use crate::model::cut::Cutter;
 use crate::model::desired::{DesiredSource, InboundKey};
@@ -30,6 +28,7 @@ use crate::model::progress::Progress;
 use crate::model::tally::{Calls, Passes};
 use crate::panel::PanelClient;
 
+pub use super::hook_loop::{HookTask, MadeOf};
 pub use super::managed::{Core, cores, emails, inbound_parts, lock};
 
 /// A loop that was silent for this much longer than the calls in a row that it may wait for hangs.
@@ -72,7 +71,7 @@ pub struct Context {
 pub struct Engine {
     nodes: Vec<(NodeParts, NodeLink)>,
     inbounds: Vec<(Parts, ApplierLink)>,
-    hooks: Vec<(HookParts, ApplierLink)>,
+    hooks: Vec<HookTask>,
     pushed: Arc<Pushed>,
     carried: Carried,
     /// Nodes of the run before that are none of this one.
@@ -226,17 +225,10 @@ impl Engine {
         before: &Carried,
         reported: &Arc<Notify>,
     ) -> ApplierLink {
-        let config = common.config;
-        let command = config.hook.command.clone().unwrap_or_default();
-        let parts = HookParts {
-            node: node.id,
-            files: NodeFiles::new(&config.output, node.id),
-            runner: HookRunner::new(command, config.hook.timeout),
-            clock: common.context.clock,
-        };
         let link = before.hook(node.id, reported);
         self.carried.hooks.insert(node.id, link.clone());
-        self.hooks.push((parts, link.clone()));
+        let hook = HookTask::new(common.config, node.id, common.context.clock, link.clone());
+        self.hooks.push(hook);
         link
     }
 
@@ -257,6 +249,11 @@ impl Engine {
                 .map(|parts| (parts.key.clone(), parts.passes.clone()))
                 .collect(),
         }
+    }
+
+    /// Takes the hooks' loops out of it, for whoever lets some of them run on.
+    pub fn take_hooks(&mut self) -> Vec<HookTask> {
+        std::mem::take(&mut self.hooks)
     }
 
     /// Hands every loop over to be run.
@@ -290,14 +287,8 @@ impl Engine {
                 inbound_loop::run(parts.clone(), link.clone(), shutdown, beat)
             });
         }
-        // One at a time: each may have to wait for all the others.
-        let turns = u32::try_from(self.hooks.len()).unwrap_or(u32::MAX);
-        for (parts, link) in self.hooks {
-            let name = format!("hook of node {}", parts.node);
-            let hangs_after = HANGS_AFTER + parts.runner.longest_run().saturating_mul(turns);
-            tasks.watched_task(name, Kind::Leaf, hangs_after, move |shutdown, heartbeat| {
-                hook_loop::run(parts.clone(), link.clone(), shutdown, heartbeat)
-            });
+        for hook in self.hooks {
+            hook.start(tasks);
         }
         handle
     }

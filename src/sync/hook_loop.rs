@@ -12,7 +12,8 @@ use super::outputs::NodeFiles;
 use super::status::HookStatus;
 use crate::base::clock::Clock;
 use crate::base::said::Said;
-use crate::base::supervise::{Heartbeat, Shutdown};
+use crate::base::supervise::{Heartbeat, Kind, Shutdown, Tasks};
+use crate::config::{Config, Hook, Output};
 use crate::hook::{HookCall, HookRunner};
 use crate::model::ids::NodeId;
 use crate::model::user_list::Users;
@@ -20,33 +21,96 @@ use crate::model::user_list::Users;
 /// Between two signs of life without an order.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
+/// A hook that was silent for this much longer than its runs can take hangs.
+const HANGS_AFTER: Duration = Duration::from_mins(2);
+
+/// What a hook's loop depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeOf {
+    hook: Hook,
+    output: Output,
+    /// Hooks of this agent: they run one at a time, and each may have to wait for all the others.
+    turns: u32,
+}
+
+/// The loop of one node's hook, ready to run.
+pub struct HookTask {
+    node: NodeId,
+    made_of: MadeOf,
+    clock: Clock,
+    link: ApplierLink,
+}
+
+impl HookTask {
+    pub(super) fn new(config: &Config, node: NodeId, clock: Clock, link: ApplierLink) -> Self {
+        Self {
+            node,
+            made_of: MadeOf {
+                hook: config.hook.clone(),
+                output: config.output.clone(),
+                turns: u32::try_from(config.nodes.len()).unwrap_or(u32::MAX),
+            },
+            clock,
+            link,
+        }
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The loop of the same node that depends on the same may as well run on.
+    pub fn made_of(&self) -> &MadeOf {
+        &self.made_of
+    }
+
+    /// Hands it over to be run.
+    pub fn start(self, tasks: &mut Tasks) {
+        let MadeOf {
+            hook,
+            output,
+            turns,
+        } = self.made_of;
+        let parts = HookParts {
+            node: self.node,
+            files: NodeFiles::new(&output, self.node),
+            runner: HookRunner::new(hook.command.unwrap_or_default(), hook.timeout),
+            clock: self.clock,
+        };
+        let hangs_after = HANGS_AFTER + parts.runner.longest_run().saturating_mul(turns);
+        let (name, link) = (format!("hook of node {}", self.node), self.link);
+        tasks.watched_task(name, Kind::Leaf, hangs_after, move |shutdown, beat| {
+            run(parts.clone(), link.clone(), shutdown, beat)
+        });
+    }
+}
+
 /// What the hook of one node needs.
 #[derive(Clone)]
-pub(super) struct HookParts {
+struct HookParts {
     /// The node.
-    pub(super) node: NodeId,
+    node: NodeId,
     /// Its files, which are written before an order is given.
-    pub(super) files: NodeFiles,
+    files: NodeFiles,
     /// The command.
-    pub(super) runner: HookRunner,
+    runner: HookRunner,
     /// The clock.
-    pub(super) clock: Clock,
+    clock: Clock,
 }
 
 /// Runs until the end is asked for.
-pub(super) async fn run(
-    parts: HookParts,
-    link: ApplierLink,
-    mut shutdown: Shutdown,
-    beat: Heartbeat,
-) {
+async fn run(parts: HookParts, link: ApplierLink, mut shutdown: Shutdown, beat: Heartbeat) {
     let mut orders = link.orders();
     orders.mark_changed();
     let mut hook = match parts.files.applied() {
-        Ok(applied) => Hook {
+        Ok(applied) => Runs {
             parts,
             applied,
-            status: HookStatus::default(),
+            status: match link.last_report().status {
+                ApplierStatus::Hook(status) => status,
+                ApplierStatus::Inbound(_) => HookStatus::default(),
+            },
             said: Said::default(),
         },
         Err(failure) => {
@@ -75,7 +139,7 @@ pub(super) async fn run(
     }
 }
 
-struct Hook {
+struct Runs {
     parts: HookParts,
     /// The list with which it last succeeded.
     applied: Option<Users>,
@@ -83,7 +147,7 @@ struct Hook {
     said: Said,
 }
 
-impl Hook {
+impl Runs {
     /// Whether the order's list is applied now.
     async fn serve(&mut self, order: &Order, mut shutdown: Shutdown) -> bool {
         let Some(users) = &order.users else {

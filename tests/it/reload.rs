@@ -2,6 +2,7 @@
 //! changes nothing, and nobody notices but those whom it is about.
 
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,11 +11,15 @@ use tokio::net::UnixDatagram;
 
 use crate::lab::reports::Fault;
 use crate::lab::secrets::nth_uuid;
-use crate::lab::{Agent, Answer, Panel, agent::Signal, eventually};
+use crate::lab::stats::user_counters;
+use crate::lab::{
+    Agent, Answer, Client, Origin, Panel, ServerConfig, Xray, agent::Signal, eventually,
+};
 use crate::reload_stage::{Reload, Settings, replace};
+use crate::reporting::Dice;
 use crate::service_manager::until_it_says;
 use crate::stage::status;
-use crate::support::{LONG, TOKEN, agent, folder};
+use crate::support::{Api, LONG, TOKEN, agent, folder};
 
 const TWO: [(&str, &str); 2] = [("in", "vless"), ("other", "vless")];
 
@@ -143,6 +148,38 @@ async fn the_logs_filter_changes_and_so_does_the_mode() -> Result<()> {
     reload
         .await_status("traffic is counted again", |it| !it["traffic"].is_null())
         .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hook_under_way_is_not_broken_off_for_a_change_that_does_not_concern_it() -> Result<()> {
+    let mut reload = Reload::new(&TWO).await?;
+    reload.panel.set_users(1, emails(0..3));
+    let (begun, go) = (reload.path("begun"), reload.path("go"));
+    reload.settings.apply = format!(
+        "command = \"echo run >> {}; while ! test -e {}; do sleep 0.05; done\"",
+        begun.display(),
+        go.display()
+    );
+    reload.write(&reload.settings)?;
+    let mut agent = reload.spawn().await?;
+    eventually("the hook runs", LONG, async || begun.exists()).await?;
+    reload.settings.interval = "150ms".to_owned();
+    reload.write(&reload.settings)?;
+    agent.signal(Signal::HUP)?;
+    reload
+        .await_status("it is taken in", |it| it["configuration"]["reloads"] != 0)
+        .await?;
+    std::fs::write(&go, "")?;
+    let status = reload
+        .await_status("the hook has succeeded", |it| {
+            !it["nodes"][0]["hook"]["last_success"].is_null()
+        })
+        .await?;
+    let hook = &status["nodes"][0]["hook"];
+    ensure!(hook["runs"] == 1 && hook["failures"] == 0, "{hook:#}");
+    ensure!(std::fs::read_to_string(&begun)? == "run\n");
+    ensure!(agent.terminate(LONG).await?.success());
     Ok(())
 }
 
@@ -332,10 +369,14 @@ const UNASKED: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_reloads_under_load_miss_no_tick_and_lose_no_byte() -> Result<()> {
-    let reload = Reload::new(&TWO).await?;
+    let server = ServerConfig::new().vless("in").vless("other");
+    let xray = Xray::start(server.clone()).await?;
+    let mut reload = Reload::new(&TWO).await?;
+    reload.settings.api = xray.api_addr();
+    reload.write(&reload.settings)?;
     reload.panel.set_users(1, emails(0..20));
     reload.panel.set_users(2, emails(20..40));
-    let mut faults = crate::reporting::Dice(11);
+    let mut faults = Dice(11);
     reload.panel.set_report_delay(Duration::from_millis(20));
     reload
         .panel
@@ -344,25 +385,41 @@ async fn a_hundred_reloads_under_load_miss_no_tick_and_lose_no_byte() -> Result<
             _ => None,
         });
     let mut agent = reload.spawn().await?;
-    let mut counted = 0;
-    let mut longest = Duration::ZERO;
-    for round in 0..100_u32 {
-        let settings = variant(&reload.settings, round);
-        reload.write(&settings)?;
-        counted += 1_000;
-        let counters = (0..20).map(|user| (nth_uuid(user), (counted, 2 * counted)));
-        reload.xray.set_counters(counters);
-        reload.panel.set_users(1, emails(round % 7..20 + round % 3));
-        let (before, asked) = (reload.panel.requests(1), Instant::now());
-        agent.signal(Signal::HUP)?;
-        reload.panel.await_request_after(1, before + 1).await?;
-        longest = longest.max(asked.elapsed());
-    }
+    let routes = [0, 1].map(|user| server.route("in", &nth_uuid(user)));
+    let (client, origin) = (Client::start_many(&routes).await?, Origin::start().await?);
+    let over = AtomicBool::new(false);
+    // Nobody is refused, and no connection breaks.
+    let downloads = |which| {
+        let (client, origin, over) = (&client, &origin, &over);
+        async move {
+            while !over.load(Ordering::Relaxed) {
+                client.transfer(which, origin, 1_000, 50_000).await?;
+            }
+            anyhow::Ok(())
+        }
+    };
+    let reloads = async {
+        let longest = reload_a_hundred_times(&reload, &mut agent).await;
+        over.store(true, Ordering::Relaxed);
+        longest
+    };
+    let (longest, ..) = tokio::try_join!(reloads, downloads(0), downloads(1))?;
     ensure!(longest < UNASKED, "{longest:?}");
-    reload.write(&variant(&reload.settings, 0))?;
+
+    reload.write(&reload.settings)?;
     reload.panel.set_users(1, emails(2..20));
-    await_live(&reload, "in", 2..20).await?;
-    let all = (u64::try_from(counted)? * 20, u64::try_from(counted)? * 40);
+    let mut api = Api::connect(&xray.api_addr()).await?;
+    eventually("the users are live", LONG, async || {
+        api.emails("in")
+            .await
+            .is_ok_and(|live| live == emails(2..20))
+    })
+    .await?;
+    let counted = user_counters(&xray.api_addr()).await?;
+    let all = counted
+        .values()
+        .fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+    ensure!(all.1 >= 2 * 50_000, "{all:?}");
     eventually("every byte is at the panel", LONG, async || {
         reload.panel.billed_total() == all
     })
@@ -375,6 +432,22 @@ async fn a_hundred_reloads_under_load_miss_no_tick_and_lose_no_byte() -> Result<
     ensure!(status["configuration"]["refused"] == 0, "{status:#}");
     ensure!(agent.terminate(LONG).await?.success());
     Ok(())
+}
+
+/// Each time with another configuration and other users; for how long the panel was unasked at most.
+async fn reload_a_hundred_times(reload: &Reload, agent: &mut Agent) -> Result<Duration> {
+    let mut longest = Duration::ZERO;
+    for round in 0..100 {
+        reload.write(&variant(&reload.settings, round))?;
+        reload
+            .panel
+            .set_users(1, emails((0..2).chain(2 + round % 7..20 + round % 3)));
+        let (before, asked) = (reload.panel.requests(1), Instant::now());
+        agent.signal(Signal::HUP)?;
+        reload.panel.await_request_after(1, before + 1).await?;
+        longest = longest.max(asked.elapsed());
+    }
+    Ok(longest)
 }
 
 /// Each reload is about another thing.
