@@ -21,12 +21,18 @@ const SIGNS: u32 = 3;
 /// Characters of a status line; `systemctl status` shows little more in a line.
 const LINE_MAX: usize = 200;
 
-/// The first pass was tried.
-pub(super) fn ready() {
+/// The first pass was tried. How it went is said along with it: whoever started the unit looks now.
+pub(super) fn ready(running: &Running) {
+    let line = line(&running.now().sync.status());
+    notify(&[NotifyState::Ready, NotifyState::Status(&line)]);
+}
+
+/// The configuration was read anew. How the nodes stand is known only after the next pass.
+pub(super) fn reloaded() {
     notify(&[NotifyState::Ready]);
 }
 
-/// The configuration is being read anew; [`ready`] follows.
+/// The configuration is being read anew; [`reloaded`] follows.
 pub(super) fn reloading() {
     let Ok(now) = NotifyState::monotonic_usec_now() else {
         return;
@@ -84,9 +90,13 @@ fn lives(board: &TaskBoard) -> bool {
 
 /// How the nodes stand, in one line.
 fn line(nodes: &[NodeStatus]) -> String {
-    let allowed: usize = nodes.iter().filter_map(|node| node.allowed).sum();
+    let allowed = nodes.iter().filter_map(|node| node.allowed);
+    let allowed = match allowed.reduce(|sum, more| sum + more) {
+        Some(users) => format!("{users} users allowed"),
+        None => "the panel has not said yet who is allowed".to_owned(),
+    };
     let named: Vec<_> = nodes.iter().map(|node| node.node.to_string()).collect();
-    let head = format!("node {}: {allowed} users allowed", named.join(", "));
+    let head = format!("node {}: {allowed}", named.join(", "));
     let problems: Vec<_> = nodes.iter().flat_map(NodeStatus::problems).collect();
     let whole = match problems.first() {
         None => head,
@@ -124,6 +134,8 @@ mod tests {
         let bad = [node(1, Some(3), None), node(7, None, Some("it is away"))];
         let expected = "node 1, 7: 3 users allowed; 1 wrong: node 7: panel: it is away";
         assert_eq!(line(&bad), expected);
+        let unasked = "node 1: the panel has not said yet who is allowed";
+        assert_eq!(line(&[node(1, None, None)]), unasked);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Serving {
                 tokio::select! {
                     () = &mut ready, if !announced => {
                         announced = true;
-                        service_manager::ready();
+                        service_manager::ready(&self.running);
                     }
                     problems = &mut failed, if self.fail_fast => return Outcome::Failed(problems),
                     Some(answer) = self.asked.recv() => break Some(answer),
@@ -69,7 +69,7 @@ impl Serving {
                 return Outcome::Stopped;
             };
             if announced {
-                service_manager::ready();
+                service_manager::reloaded();
             }
             // Whoever asked may have gone.
             answer.map(|answer| answer.send(outcome));
