@@ -1,6 +1,7 @@
-"""A panel that allows two users on every node and takes every report: test_panel.py PORT_FILE
+"""A panel that allows two users on every node and takes every report: test_panel.py PORT_FILE [FOLDER PORT]
 
-The port it listens on goes into PORT_FILE once it listens.
+The port it listens on goes into PORT_FILE once it listens. With a FOLDER it allows the users that
+FOLDER/users lists, listens on PORT, and writes each report as a line of FOLDER/reports: user, bytes up, bytes down.
 """
 
 import json
@@ -9,6 +10,20 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 USERS = [f"00000000-0000-4000-8000-00000000000{n}" for n in (1, 2)]
+FOLDER, PORT = (sys.argv[2], int(sys.argv[3])) if len(sys.argv) > 2 else (None, 0)
+
+
+def users():
+    if FOLDER is None:
+        return USERS
+    with open(os.path.join(FOLDER, "users")) as file:
+        return file.read().split()
+
+
+def keep(report):
+    if FOLDER is not None:
+        with open(os.path.join(FOLDER, "reports"), "a") as file:
+            file.write("{uuid} {upload} {download}\n".format(**report))
 
 
 class Panel(BaseHTTPRequestHandler):
@@ -17,10 +32,10 @@ class Panel(BaseHTTPRequestHandler):
             self.send_error(401)
             return
         node = int(self.path.split("/")[-2])
-        self.answer({"node_id": node, "uuids": USERS})
+        self.answer({"node_id": node, "uuids": users()})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers.get("content-length", 0)))
+        keep(json.loads(self.rfile.read(int(self.headers["content-length"]))))
         self.answer(None)
 
     def answer(self, data):
@@ -35,7 +50,7 @@ class Panel(BaseHTTPRequestHandler):
         pass
 
 
-server = HTTPServer(("127.0.0.1", 0), Panel)
+server = HTTPServer(("127.0.0.1", PORT), Panel)
 with open(sys.argv[1] + ".new", "w") as file:
     file.write(str(server.server_port))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
