@@ -20,8 +20,11 @@ use crate::xray::client::XrayClient;
 use crate::xray::error::XrayError;
 use crate::xray::inbound::InboundInfo;
 
-/// Between two looks at whether cutting would work.
-const LOOK_EVERY: Duration = Duration::from_mins(1);
+/// Between two looks at whether cutting would work, where something was in the way: its being mended
+/// should be seen soon.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// Where nothing was. Each look wakes the unit that cuts, which sleeps when nobody needs it.
+const LOOK_EVERY: Duration = Duration::from_mins(15);
 /// Of so many users it is asked whether they came in, until one is found by whom Xray's policy is seen.
 const SAMPLE: usize = 16;
 
@@ -100,7 +103,12 @@ impl Record {
             return;
         }
         let now = Instant::now();
-        let is_due = self.looked.is_none_or(|looked| now - looked >= LOOK_EVERY);
+        let pause = if self.status.obstacle.is_some() {
+            LOOK_AGAIN
+        } else {
+            LOOK_EVERY
+        };
+        let is_due = self.looked.is_none_or(|looked| now - looked >= pause);
         if !is_due && self.prospect.info.as_ref() == info {
             return;
         }
