@@ -36,6 +36,8 @@ pub(in crate::sync) struct Record {
     level: u32,
     prospect: Prospect,
     looked: Option<Instant>,
+    /// Whether something was in the way then; a doubt is not.
+    obstructed: bool,
     /// Where in the list of users the next sample begins.
     from: usize,
     status: KickStatus,
@@ -64,6 +66,7 @@ impl Record {
             level,
             prospect,
             looked: None,
+            obstructed: false,
             from: 0,
             status,
             passes,
@@ -103,7 +106,7 @@ impl Record {
             return;
         }
         let now = Instant::now();
-        let pause = if self.status.obstacle.is_some() {
+        let pause = if self.obstructed {
             LOOK_AGAIN
         } else {
             LOOK_EVERY
@@ -121,6 +124,7 @@ impl Record {
         let obstacle = obstacle(&self.prospect, self.level, &*cutter, &ports).await;
         let subject = format!("cutting open sessions in {}", self.key);
         self.said.state(&subject, obstacle.as_deref());
+        self.obstructed = obstacle.is_some();
         // A doubt is for who asks: whoever then cannot be cut is told.
         self.status.obstacle = obstacle.or_else(|| self.prospect.doubt());
     }
