@@ -119,10 +119,12 @@ impl AgentCommand {
         Canaries::of(&self.env, &self.args, self.folder.as_deref())
     }
 
-    /// Of commands only these tell of the agent; the others answer for users.
+    /// Of commands only these tell of the agent; the others answer for users, or, as doctor's mended
+    /// file of Xray, are somebody's own.
     fn uuids(&self) -> Uuids {
+        let says = |word: &str| self.args.iter().any(|arg| arg == word);
         let tells = ["status", "metrics", "check-config", "doctor"];
-        if self.args.iter().any(|arg| tells.iter().any(|it| arg == it)) {
+        if tells.into_iter().any(says) && !says("--fix-xray-config") {
             Uuids::Never
         } else {
             Uuids::AreTheAnswer
