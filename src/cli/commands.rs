@@ -180,7 +180,7 @@ async fn occupied(config: &Config, style: Style, beside: Beside) -> u8 {
             FAILED
         }
         Beside::SinglePass(who) => {
-            println!("another pass is being made ({who}): nothing to do");
+            say!("another pass is being made ({who}): nothing to do");
             0
         }
         _ => match app::ask_the_running_agent(&config.state_dir, force).await {
@@ -252,7 +252,7 @@ fn check_config(file: Option<PathBuf>) -> u8 {
 async fn metrics(state_dir: &Path, openmetrics: bool) -> u8 {
     match app::metrics_of(state_dir, openmetrics).await {
         Ok(text) => {
-            print!("{text}");
+            say!("{}", text.trim_end());
             0
         }
         Err(error) => {

@@ -56,8 +56,8 @@ fn parts(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<Parts>> {
 fn show(parts: &Parts) -> anyhow::Result<()> {
     let emails = parts.observer.folder.state()?.emails;
     match emails {
-        Some(emails) => println!("{}: {}", parts.key, example(&emails)),
-        None => println!("{}: not managed yet", parts.key),
+        Some(emails) => say!("{}: {}", parts.key, example(&emails)),
+        None => say!("{}: not managed yet", parts.key),
     }
     Ok(())
 }
@@ -79,14 +79,14 @@ fn change(parts: &Parts, form: Form) -> anyhow::Result<()> {
         form,
         ..before.clone().renamed(kernel_id)
     };
-    println!(
+    say!(
         "{}: {} -> {}",
         parts.key,
         example(&before),
         example(&emails)
     );
     if emails.form != before.form {
-        println!(
+        say!(
             "  the next pass re-adds all {} users of this inbound; open sessions go on, counters \
              begin anew under the new e-mail",
             state.applied_count

@@ -70,12 +70,12 @@ fn print_next_steps(output: &Path) {
         let run = format!("xray-agent{named}");
         (named, run)
     };
-    println!("{file} is written. What is left to do:");
-    println!(
+    say!("{file} is written. What is left to do:");
+    say!(
         "1. In it: the panel's address, your nodes and their inbounds, and where the panel's key is"
     );
-    println!("2. Try it: xray-agent{named} check-config && xray-agent{named} sync --dry-run");
-    println!("3. Start it: {run}");
+    say!("2. Try it: xray-agent{named} check-config && xray-agent{named} sync --dry-run");
+    say!("3. Start it: {run}");
 }
 
 /// For `ExecCondition=`: 1 keeps the unit from starting, without a failure.

@@ -8,6 +8,13 @@
     reason = "this is the part that prints"
 )]
 
+/// Prints a line for people. Whoever reads may leave early (`| head`): that is no failure.
+macro_rules! say {
+    ($($words:tt)*) => {
+        $crate::cli::stream::say(format_args!($($words)*))
+    };
+}
+
 mod args;
 mod commands;
 mod doctor;

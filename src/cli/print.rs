@@ -13,11 +13,11 @@ use crate::traffic::status::TrafficStatus;
 pub(super) fn outcome(nodes: &[NodeStatus]) -> u8 {
     let mut failed = false;
     for node in nodes {
-        println!("{}", node_line(node));
+        say!("{}", node_line(node));
         for inbound in &node.inbounds {
-            println!("  {}", inbound_line(inbound));
+            say!("  {}", inbound_line(inbound));
             if let Some(why) = &inbound.kick.obstacle {
-                println!("    open sessions of removed users may go on: {why}");
+                say!("    open sessions of removed users may go on: {why}");
             }
         }
         for problem in node.problems() {
@@ -85,10 +85,10 @@ fn counts<const N: usize>(of: [(usize, &str); N]) -> impl Iterator<Item = String
 /// How traffic stands; the exit code.
 pub(super) fn traffic(status: &TrafficStatus) -> u8 {
     for xray in &status.xrays {
-        println!("{}", traffic_print::xray(xray));
+        say!("{}", traffic_print::xray(xray));
     }
     for sink in &status.sinks {
-        println!("{}", traffic_print::sink(sink));
+        say!("{}", traffic_print::sink(sink));
     }
     let problems = status.problems();
     for problem in &problems {
@@ -103,7 +103,7 @@ pub(super) fn previews(previews: &[Preview], verbose: bool) -> u8 {
     for preview in previews {
         match &preview.plan {
             Ok(plan) => {
-                println!("node {}, {}", preview.node, planned(&preview.status, plan));
+                say!("node {}, {}", preview.node, planned(&preview.status, plan));
                 if verbose {
                     users(plan);
                 }
@@ -137,7 +137,7 @@ fn planned(status: &InboundStatus, plan: &Plan) -> String {
 
 fn users(plan: &Plan) {
     let each = |sign: char, users: &mut dyn Iterator<Item = UserId>| {
-        users.for_each(|user| println!("  {sign} {user}"));
+        users.for_each(|user| say!("  {sign} {user}"));
     };
     each(
         '-',
@@ -155,7 +155,7 @@ pub(super) fn applied(list: &UserList, inbounds: &[InboundStatus]) -> u8 {
         eprintln!("{} lines are no UUIDs and were passed over", list.malformed);
     }
     for inbound in inbounds {
-        println!("{}", inbound_line(inbound));
+        say!("{}", inbound_line(inbound));
         if let Some(problem) = inbound.problem() {
             failed = true;
             eprintln!("{}: {problem}", inbound.tag);
@@ -171,10 +171,10 @@ pub(super) fn configuration(config: &Config) {
         ApplyMode::Cmd => "cmd: the hook runs after each change",
         ApplyMode::None => "none: only the files are kept",
     };
-    println!("the configuration is right");
-    println!("mode   {mode}");
+    say!("the configuration is right");
+    say!("mode   {mode}");
     if let Some(panel) = &config.panel {
-        println!("panel  {} every {:?}", panel.url, config.sync.interval);
+        say!("panel  {} every {:?}", panel.url, config.sync.interval);
     }
     for node in &config.nodes {
         let tags: Vec<_> = node
@@ -182,18 +182,18 @@ pub(super) fn configuration(config: &Config) {
             .iter()
             .map(|inbound| format!("{} in {}", inbound.tag, inbound.xray))
             .collect();
-        println!("node   {} {}", node.id, tags.join(", "));
+        say!("node   {} {}", node.id, tags.join(", "));
     }
     if config.mode == ApplyMode::XrayGrpc {
         for xray in &config.xrays {
-            println!("xray   {} at {}", xray.name, xray.address);
+            say!("xray   {} at {}", xray.name, xray.address);
         }
     }
     if let Some(line) = traffic_line(config) {
-        println!("{line}");
+        say!("{line}");
     }
-    println!("files  {}", config.output.dir.display());
-    println!("state  {}", config.state_dir.display());
+    say!("files  {}", config.output.dir.display());
+    say!("state  {}", config.state_dir.display());
 }
 
 /// What is done about traffic; nothing in the modes that have none.
@@ -212,12 +212,12 @@ fn traffic_line(config: &Config) -> Option<String> {
 /// What a reload came to.
 pub(super) fn reloaded(reloaded: &Reloaded) -> u8 {
     if reloaded.changed.is_empty() {
-        println!("read: nothing has changed");
+        say!("read: nothing has changed");
     } else {
-        println!("taken in: {}", reloaded.changed.join(", "));
+        say!("taken in: {}", reloaded.changed.join(", "));
     }
     if !reloaded.after_restart.is_empty() {
-        println!(
+        say!(
             "changed too, but taken in by a restart only: {}",
             reloaded.after_restart.join(", ")
         );

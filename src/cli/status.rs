@@ -60,7 +60,7 @@ pub(super) async fn run(config: &Config, args: StatusArgs) -> u8 {
         Err(error) => return told(Err(error.into())),
     };
     if args.json {
-        println!("{standing:#}");
+        say!("{standing:#}");
         return if standing["running"] == true {
             0
         } else {
@@ -69,7 +69,7 @@ pub(super) async fn run(config: &Config, args: StatusArgs) -> u8 {
     }
     let screen = drawn(standing);
     for line in &screen.lines {
-        println!("{line}");
+        say!("{line}");
     }
     if screen.is_wrong { FAILED } else { 0 }
 }

@@ -1,10 +1,15 @@
 //! Output that may be long and whose reader may leave early (`| head`): written as it comes, and
 //! ended without a word when nobody reads on. Any other failure to write is told.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
+
+/// Writes a line, if somebody reads it.
+pub(super) fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
 
 /// Where lines go. After a failure nothing more is written.
 pub(super) struct Out<W: Write> {

@@ -431,3 +431,28 @@ async fn an_xray_that_is_not_there_is_told_and_waited_for() -> Result<()> {
     })
     .await
 }
+
+#[test]
+fn whoever_reads_may_leave_early() -> Result<()> {
+    let folder = folder()?;
+    for command in ["check-config", "users", "email"] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let said = std::process::Command::new(env!("CARGO_BIN_EXE_xray-agent"))
+            .arg(command)
+            .env("INTERNAL_API_KEY", TOKEN)
+            .env("NODE_IDS", "1")
+            .env("APPLY_MODE", "none")
+            .env("OUTPUT_DIR", folder.path())
+            .stdout(writer)
+            .output()?;
+        let words = String::from_utf8_lossy(&said.stderr);
+        ensure!(!words.contains("panicked"), "{command}: {words}");
+        // 1: nobody was ever served here.
+        ensure!(
+            matches!(said.status.code(), Some(0 | 1)),
+            "{command}: {said:?}"
+        );
+    }
+    Ok(())
+}
