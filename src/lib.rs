@@ -16,6 +16,7 @@ pub mod sockets;
 pub mod store;
 pub mod xray;
 
+pub mod registry;
 pub mod sync;
 pub mod traffic;
 

@@ -4,6 +4,7 @@ pub mod around_removal;
 pub mod cut;
 pub mod desired;
 pub mod email;
+pub mod health;
 pub mod ids;
 pub mod ports;
 pub mod progress;

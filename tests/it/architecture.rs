@@ -34,13 +34,15 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 35] = [
+const PURE: [&str; 37] = [
     "app/doctor/members.rs",
     "app/doctor/xray_file.rs",
     "app/doctor/xray_text.rs",
     "app/reload/changes.rs",
     "http/host.rs",
     "http/limits.rs",
+    "model/health.rs",
+    "registry/lives.rs",
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",
