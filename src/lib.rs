@@ -8,6 +8,7 @@ pub mod config;
 pub mod model;
 
 pub mod control;
+pub mod egress;
 pub mod hook;
 pub mod http;
 pub mod metrics;

@@ -8,6 +8,7 @@ pub mod failpoint;
 pub mod files;
 #[cfg(test)]
 pub(crate) mod generated;
+pub mod handover;
 pub mod lock;
 pub mod redact;
 pub mod retry;

@@ -7,7 +7,6 @@ mod calls;
 #[cfg(test)]
 mod calls_tests;
 mod error;
-mod handover;
 mod report;
 #[cfg(test)]
 mod report_tests;

@@ -13,8 +13,8 @@ use serde::Serialize;
 use url::Url;
 
 use super::error::Reason;
-use super::handover::{self, Handover};
 use super::{PanelClient, PanelError, answer, body, redirected, retry_after};
+use crate::base::handover::{self, Handover};
 use crate::config::Panel;
 use crate::model::report::{Answer, Envelope, Reply, Report, ReportId};
 

@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 37] = [
+const PURE: [&str; 42] = [
     "app/doctor/members.rs",
     "app/doctor/xray_file.rs",
     "app/doctor/xray_text.rs",
@@ -72,6 +72,11 @@ const PURE: [&str; 37] = [
     "traffic/switches.rs",
     "traffic/pace.rs",
     "store/error.rs",
+    "egress/address.rs",
+    "egress/allowed.rs",
+    "egress/policy.rs",
+    "egress/redirect.rs",
+    "egress/target.rs",
 ];
 
 /// What a pure file does not mention.

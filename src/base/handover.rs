@@ -1,7 +1,7 @@
 //! A request's body that tells whether it ever left our hands: either the connection asks for it
 //! first, and from then on it may have arrived, or its sender takes it back first, and then not a
-//! byte of it is ever given out. What names the user and the bytes stands in the body only, so a
-//! report whose body was taken back has been counted by nobody, even where a head was written.
+//! byte of it is ever given out. So who was meant by a body that was taken back has seen nothing of it,
+//! even where a head was written: what matters must stand in the body only.
 //!
 //! Why a connection that never asked has written nothing: hyper puts the head of an HTTP/1.1 request
 //! into its buffer and asks for the body in the same turn, before it flushes. A request that it
@@ -25,18 +25,18 @@ enum First {
 
 /// The sender's half.
 #[derive(Debug)]
-pub(super) struct Handover(Arc<OnceLock<First>>);
+pub struct Handover(Arc<OnceLock<First>>);
 
 /// The connection's half. Its size is exact, so that the request has a `Content-Length`.
 #[derive(Debug)]
-pub(super) struct Content {
+pub struct Content {
     first: Arc<OnceLock<First>>,
     /// `None` once it was given out.
     bytes: Option<Bytes>,
 }
 
 /// A body, and the means to take it back.
-pub(super) fn of(bytes: Bytes) -> (Content, Handover) {
+pub fn of(bytes: Bytes) -> (Content, Handover) {
     let first = Arc::new(OnceLock::new());
     let content = Content {
         first: first.clone(),
@@ -47,7 +47,7 @@ pub(super) fn of(bytes: Bytes) -> (Content, Handover) {
 
 impl Handover {
     /// Takes the body back; false where the connection has asked for it before.
-    pub(super) fn take_back(&self) -> bool {
+    pub fn take_back(&self) -> bool {
         *self.0.get_or_init(|| First::Sender) == First::Sender
     }
 }
