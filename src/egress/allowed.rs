@@ -27,8 +27,8 @@ enum What {
 /// Why a text is no entry, and what one looks like.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}; write an address, a network or a name, with a port if need be: 10.0.0.5:8080, 10.0.0.0/8, \
-     [fd00::5]:8080, fd00::/8, hooks.internal:8080"
+    "{0}; write an address, a network or a name, with a port if need be: 10.0.0.5:8080, \
+     10.0.0.0/8, [fd00::5]:8080, fd00::/8, hooks.internal:8080"
 )]
 pub struct NotAnEntry(String);
 

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use reqwest::Response;
 use tokio::time::{Instant, timeout_at};
@@ -19,7 +21,8 @@ use super::target::shown_url;
 const BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Headers that frame a message or hold for one connection: they are the client's to set.
-const OF_CONNECTION: [HeaderName; 8] = [
+const OF_CONNECTION: [HeaderName; 9] = [
+    PROXY_AUTHORIZATION,
     CONNECTION,
     CONTENT_LENGTH,
     TE,

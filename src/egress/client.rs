@@ -1,7 +1,7 @@
 //! HTTP calls on a user's behalf. Keeps: every hop's URL is judged and its name looked up once, and
 //! the connection is made to one of those addresses; redirects are followed only where a call asks
-//! for it, each judged anew; no time, body or chain of redirects is without an end; the environment's
-//! proxies are not read.
+//! for it, each judged anew; no time, body or chain of redirects is without an end; the
+//! environment's proxies are not read.
 //!
 //! HTTP/1.1 only: there a body that nobody asked for has not been sent (`base/handover`).
 
@@ -43,8 +43,8 @@ pub struct EgressClient {
 }
 
 impl EgressClient {
-    /// A client that looks names up as the system does. Fails when the system's certificates cannot be
-    /// loaded or the proxy's address cannot be used.
+    /// A client that looks names up as the system does. Fails when the system's certificates cannot
+    /// be loaded or the proxy's address cannot be used.
     pub fn new(policy: Policy, proxy: Option<&Proxy>) -> Result<Self, String> {
         Self::with_names(policy, proxy, SystemNames)
     }
@@ -114,8 +114,8 @@ impl EgressClient {
         let pins = timeout_at(deadline, self.pins(&call.url)).await;
         let pins = pins.map_err(|_| not_sent(late()))??;
         let (request, handover) = self.request(call);
-        // The runtime looks at its sockets before it comes back: a connection that was closed by the
-        // other end is then known to be, and not used.
+        // The runtime looks at its sockets before it comes back: a connection that was closed by
+        // the other end is then known to be, and not used.
         tokio::task::yield_now().await;
         let sent = pins.hold_for(request.send());
         let (is_unsent, cause) = match timeout_at(deadline, sent).await {

@@ -1,7 +1,7 @@
 //! The gate before every connection on a user's behalf: a name is looked up once, each of its
-//! addresses is judged, and only what passed can be dialled. Keeps: a [`Checked`] is made here only, so
-//! that no address is connected to that was not judged; one forbidden address refuses the target, for
-//! whoever answers with it may answer with nothing else next time.
+//! addresses is judged, and only what passed can be dialled. Keeps: a [`Checked`] is made here
+//! only, so that no address is connected to that was not judged; one forbidden address refuses the
+//! target, for whoever answers with it may answer with nothing else next time.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -140,7 +140,7 @@ impl Checked {
 }
 
 /// The families in turn, each in its order: one that is dead everywhere costs one pause.
-fn alternate(found: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+pub(super) fn alternate(found: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
     let first = found.first().is_some_and(IpAddr::is_ipv6);
     let of = |family: bool| {
         found
@@ -158,15 +158,19 @@ fn alternate(found: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
 }
 
 /// Whether the address is one of this host's: only those can be bound. Where the kernel lets any be
-/// (`ip_nonlocal_bind`), it is one of ours if packets to it would come from it.
-fn is_here(address: IpAddr) -> bool {
-    let can_bind = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+/// (`ip_nonlocal_bind`), it is one of ours if packets to it would come from it. An address of which
+/// that cannot be found out is taken for one of ours.
+pub(super) fn is_here(address: IpAddr) -> bool {
+    let bind = |address: IpAddr| UdpSocket::bind((address, 0)).map_err(|error| error.kind());
     // Nobody's, by their registries.
     let nobody: IpAddr = match address {
         IpAddr::V4(_) => [192, 0, 2, 1].into(),
         IpAddr::V6(_) => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
     };
-    can_bind(address) && (!can_bind(nobody) || source_towards(address) == Some(address))
+    match bind(address) {
+        Ok(_) => bind(nobody).is_err() || source_towards(address) == Some(address),
+        Err(why) => why != io::ErrorKind::AddrNotAvailable,
+    }
 }
 
 fn source_towards(address: IpAddr) -> Option<IpAddr> {

@@ -1,6 +1,6 @@
 //! What a call can come to when there is no answer. Keeps apart what a sender must know: refused,
-//! not sent at all (safe to repeat), sent with an outcome that nobody knows. Shows of a URL scheme, host
-//! and port only: the rest may hold a token.
+//! not sent at all (safe to repeat), sent with an outcome that nobody knows. Shows of a URL scheme,
+//! host and port only: the rest may hold a token.
 
 use std::error::Error;
 use std::time::Duration;

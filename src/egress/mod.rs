@@ -1,15 +1,18 @@
-//! The adapter by which URLs, hosts and addresses that a user set are reached, and the only one: jobs,
-//! probes, callbacks, webhooks.
+//! The adapter by which URLs, hosts and addresses that a user set are reached, and the only one:
+//! jobs, probes, callbacks, webhooks.
 //!
-//! Kept here: such a target is read as browsers read it, looked up once, judged by every address it has,
-//! and dialled at one of those, so that neither a disguised literal nor a name that changes its mind nor a
-//! redirect leads where the policy forbids. Who may reach what is decided in `policy` alone.
+//! Kept here: such a target is read as browsers read it, looked up once, judged by every address it
+//! has, and dialled at one of those, so that neither a disguised literal nor a name that changes
+//! its mind nor a redirect leads where the policy forbids. Who may reach what is decided in
+//! `policy` alone.
 
 mod address;
 mod allowed;
 mod call;
 mod client;
 mod dial;
+#[cfg(test)]
+mod dial_tests;
 mod error;
 mod pins;
 mod policy;

@@ -1,6 +1,7 @@
-//! What was checked for a call, carried to where its connection is made. Keeps: the HTTP client looks up
-//! nothing by itself, and two calls to one name, at ports that are not judged alike, do not share an
-//! answer. (An address in a URL passes no resolver: it is judged before, and dialled as it stands.)
+//! What was checked for a call, carried to where its connection is made. Keeps: the HTTP client
+//! looks up nothing by itself, and two calls to one name, at ports that are not judged alike, do
+//! not share an answer. (An address in a URL passes no resolver: it is judged before, and dialled
+//! as it stands.)
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! Who may be reached on whose behalf. Keeps: what a user sets reaches no link-local address and no
-//! cloud's metadata, and neither our own listeners nor Xray's API; in doubt it is refused. Pure: what
-//! only the system knows comes in as [`Around`].
+//! cloud's metadata, and neither our own listeners nor Xray's API; in doubt it is refused. Pure:
+//! what only the system knows comes in as [`Around`].
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -63,8 +63,8 @@ pub const NOTHING_AROUND: Around<'static> = Around {
 };
 
 impl Own {
-    /// Adds a listener of the agent by its bound address; the unspecified one stands for all of this
-    /// host's. Port 0 is none.
+    /// Adds a listener of the agent by its bound address; the unspecified one stands for all of
+    /// this host's. Port 0 is none.
     #[must_use]
     pub fn listener(mut self, at: SocketAddr) -> Self {
         self.0.push(Place {
@@ -75,8 +75,8 @@ impl Own {
         self
     }
 
-    /// Adds an Xray's API by where we reach it, `host:port`. It may listen at more addresses than that,
-    /// so where it is on this host all of its addresses count.
+    /// Adds an Xray's API by where we reach it, `host:port`. It may listen at more addresses than
+    /// that, so where it is on this host all of its addresses count.
     #[must_use]
     pub fn api(mut self, at: &Target) -> Self {
         self.0.push(Place {
@@ -133,7 +133,8 @@ impl Policy {
         Self { reach, own }
     }
 
-    /// For callbacks that are registered over the API: of loopback and private targets those listed.
+    /// For callbacks that are registered over the API: of loopback and private targets those
+    /// listed.
     pub fn listed(own: Own, allowed: Vec<Allowed>) -> Self {
         let reach = Reach::Listed(allowed);
         Self { reach, own }
@@ -147,8 +148,8 @@ impl Policy {
         }
     }
 
-    /// Judges what can be judged of a URL before any name is looked up: to refuse it when it is set.
-    /// One that passes is judged again, by its addresses, each time it is called.
+    /// Judges what can be judged of a URL before any name is looked up: to refuse it when it is
+    /// set. One that passes is judged again, by its addresses, each time it is called.
     pub fn judge_url(&self, url: &Url) -> Result<Target, Refusal> {
         let target = Target::of_url(url)?;
         self.judge_target(&target)?;
@@ -252,7 +253,10 @@ pub enum Why {
     )]
     Unlisted(IpAddr, Kind),
     /// What is ours; the address where one was judged.
-    #[error("is not called: {}, which no URL set by a user may reach; use another target", ours(*.0))]
+    #[error(
+        "is not called: {}, which no URL set by a user may reach; use another target",
+        ours(*.0)
+    )]
     Own(Option<IpAddr>),
 }
 

@@ -319,15 +319,19 @@ fn a_refusal_says_what_it_is_and_what_to_do_and_no_secret() {
     let texts = [
         (
             format!("http://{canary}169.254.169.254/canary"),
-            "169.254.169.254:80 is not called: it leads to 169.254.169.254, the address of a cloud's metadata service, which no URL set by a user may reach; use another target, or have the operator write it in the configuration",
+            "169.254.169.254:80 is not called: it leads to 169.254.169.254, the address of a \
+             cloud's metadata service, which no URL set by a user may reach; use another target, \
+             or have the operator write it in the configuration",
         ),
         (
             format!("http://{canary}10.0.0.1/?canary"),
-            "10.0.0.1:80 is not called: it leads to 10.0.0.1, a private address, which callbacks reach only if the configuration's list of allowed targets holds it",
+            "10.0.0.1:80 is not called: it leads to 10.0.0.1, a private address, which callbacks \
+             reach only if the configuration's list of allowed targets holds it",
         ),
         (
             format!("https://{canary}xray.internal:10086/#canary"),
-            "xray.internal:10086 is not called: it is one of the agent's own listeners or Xray's API, which no URL set by a user may reach; use another target",
+            "xray.internal:10086 is not called: it is one of the agent's own listeners or Xray's \
+             API, which no URL set by a user may reach; use another target",
         ),
         (
             format!("ftp://{canary}h/canary"),

@@ -1,5 +1,5 @@
-//! A client's proxy. It stands in the configuration, so anything may be one. Keeps: what a proxy is asked
-//! for by name it looks up where we cannot judge it; what is asked for by address is judged.
+//! A client's proxy. It stands in the configuration, so anything may be one. Keeps: what a proxy is
+//! asked for by name it looks up where we cannot judge it; what is asked for by address is judged.
 
 use super::dial::Gate;
 use super::policy::{Policy, Refusal};

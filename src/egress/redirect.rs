@@ -71,3 +71,107 @@ fn keep_user(from: &Url, to: &mut Url) {
         let _ = to.set_password(from.password());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::HeaderValue;
+
+    use super::*;
+
+    const FROM: &str = "http://user:pass@a.example/x/y";
+
+    /// A call of this method, after a redirect.
+    fn followed(method: Method, status: u16, to: &str) -> Call {
+        let mut call = Call::new(method, FROM.parse().unwrap(), Duration::from_secs(1));
+        call.body = Bytes::from_static(b"body");
+        let text = HeaderValue::from_static("it");
+        for name in ["authorization", "cookie", "content-type", "x-any"] {
+            call.headers.insert(name, text.clone());
+        }
+        call.own_headers.insert("x-own", text.clone());
+        let headers = HeaderMap::from_iter([(LOCATION, to.parse().unwrap())]);
+        let status = StatusCode::from_u16(status).unwrap();
+        let to = location(&call.url, status, &headers).unwrap();
+        follow(&mut call, status, to);
+        call
+    }
+
+    #[test]
+    fn method_and_body_follow_the_status() {
+        let table = [
+            (301, "POST", "GET"),
+            (302, "POST", "GET"),
+            (303, "POST", "GET"),
+            (307, "POST", "POST"),
+            (308, "POST", "POST"),
+            (301, "PUT", "PUT"),
+            (302, "DELETE", "DELETE"),
+            (303, "PUT", "GET"),
+            (303, "HEAD", "HEAD"),
+            (302, "HEAD", "HEAD"),
+        ];
+        for (status, method, expected) in table {
+            let call = followed(method.parse().unwrap(), status, "/z");
+            assert_eq!(call.method, expected, "{status} {method}");
+            let has_body = method == expected;
+            assert_eq!(!call.body.is_empty(), has_body, "{status} {method}");
+            assert_eq!(call.headers.contains_key(CONTENT_TYPE), has_body);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_user_set_goes_to_another_origin() {
+        for to in ["/z", "?q", "../z", "http://a.example:80/", "//a.example/"] {
+            let call = followed(Method::POST, 307, to);
+            assert_eq!(call.headers.len(), 4, "{to}");
+            assert_eq!(
+                (call.url.username(), call.url.password()),
+                ("user", Some("pass")),
+                "{to}"
+            );
+        }
+        for to in [
+            "https://a.example/",
+            "http://a.example:81/",
+            "//b.example/",
+            "http://a.example./",
+        ] {
+            let call = followed(Method::POST, 307, to);
+            assert_eq!(
+                call.headers.keys().collect::<Vec<_>>(),
+                [CONTENT_TYPE],
+                "{to}"
+            );
+            assert!(call.own_headers.contains_key("x-own") && call.url.username().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_an_answer() {
+        let url = Url::parse(FROM).unwrap();
+        let to = |status: u16, to: &[u8]| {
+            let value = HeaderValue::from_bytes(to).unwrap();
+            let headers = HeaderMap::from_iter([(LOCATION, value)]);
+            location(&url, StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        for status in [200, 201, 300, 304, 305, 306, 400, 503] {
+            assert_eq!(to(status, b"/z"), None, "{status}");
+        }
+        for bad in [
+            b"http://" as &[u8],
+            b"http://[::1",
+            b"http://a b/",
+            b"\xff\xfe",
+        ] {
+            assert_eq!(to(302, bad), None, "{bad:?}");
+        }
+        assert_eq!(location(&url, StatusCode::FOUND, &HeaderMap::new()), None);
+        assert_eq!(
+            to(302, b"/z#part").unwrap().as_str(),
+            "http://user:pass@a.example/z"
+        );
+    }
+}

@@ -1,6 +1,7 @@
 //! Where something is to be sent: a host and a port, read by the rules that browsers and URLs share
-//! (<https://url.spec.whatwg.org/#host-parsing>), so that every disguise of an address (`2130706433`,
-//! `0x7f.1`, `127。0。0。1`, `%31%32%37.1`) is an address here before anyone else reads it. Pure.
+//! (<https://url.spec.whatwg.org/#host-parsing>), so that every disguise of an address
+//! (`2130706433`, `0x7f.1`, `127。0。0。1`, `%31%32%37.1`) is an address here before anyone else reads
+//! it. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

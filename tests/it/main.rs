@@ -24,6 +24,8 @@ mod cutting_helper;
 mod doctor;
 mod doctor_fix;
 mod doctor_stage;
+mod egress;
+mod egress_stage;
 mod failpoint_bench;
 mod failpoints;
 mod faults;
