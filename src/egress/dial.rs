@@ -4,7 +4,7 @@
 //! target, for whoever answers with it may answer with nothing else next time.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::error::{Cause, EgressError};
+use super::here::is_here;
 use super::policy::{Around, Policy};
 use super::resolve::{Lookup, Names, SystemNames};
 use super::target::Target;
@@ -155,31 +156,4 @@ pub(super) fn alternate(found: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
         pairs.extend(other.next());
     }
     pairs.into_iter()
-}
-
-/// Whether the address is one of this host's: only those can be bound. Where the kernel lets any be
-/// (`ip_nonlocal_bind`), it is one of ours if packets to it would come from it. An address of which
-/// that cannot be found out is taken for one of ours.
-pub(super) fn is_here(address: IpAddr) -> bool {
-    let bind = |address: IpAddr| UdpSocket::bind((address, 0)).map_err(|error| error.kind());
-    // Nobody's, by their registries.
-    let nobody: IpAddr = match address {
-        IpAddr::V4(_) => [192, 0, 2, 1].into(),
-        IpAddr::V6(_) => [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into(),
-    };
-    match bind(address) {
-        Ok(_) => bind(nobody).is_err() || source_towards(address) == Some(address),
-        Err(why) => why != io::ErrorKind::AddrNotAvailable,
-    }
-}
-
-fn source_towards(address: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = match address {
-        IpAddr::V4(_) => [0; 4].into(),
-        IpAddr::V6(_) => [0u16; 8].into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    // The discard port: a UDP socket that connects sends nothing.
-    socket.connect((address, 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }

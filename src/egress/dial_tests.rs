@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, ready};
 use proptest::prelude::*;
 
-use super::dial::{alternate, is_here};
+use super::dial::alternate;
 use super::{Cause, Class, EgressError, Gate, Names, Own, Policy, Target, Why};
 
 /// A bound against hanging.
@@ -184,19 +184,6 @@ async fn a_dead_address_does_not_keep_from_the_next() {
         matches!(error, EgressError::NotSent { .. }) && !error.is_timeout(),
         "{error:?}"
     );
-}
-
-#[test]
-fn an_address_is_here_if_this_host_has_it() {
-    for (address, expected) in [
-        ("127.0.0.1", true),
-        ("127.1.2.3", true),
-        ("192.0.2.77", false),
-        ("2001:db8::77", false),
-        ("1.1.1.1", false),
-    ] {
-        assert_eq!(is_here(ip(address)), expected, "{address}");
-    }
 }
 
 proptest! {

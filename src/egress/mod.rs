@@ -14,6 +14,7 @@ mod dial;
 #[cfg(test)]
 mod dial_tests;
 mod error;
+mod here;
 mod pins;
 mod policy;
 #[cfg(test)]
