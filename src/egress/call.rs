@@ -62,7 +62,7 @@ impl fmt::Debug for Call {
 }
 
 /// What came back. A redirect that was not followed is one too.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
@@ -76,6 +76,18 @@ pub struct Answer {
     pub redirects: u32,
     /// Who answered: a proxy, where there is one.
     pub from: Option<SocketAddr>,
+}
+
+/// Shows neither headers nor body: either may send back what it was sent.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (status, from, bytes) = (self.status, self.from, self.body.len());
+        let (end, redirects) = (&self.end, self.redirects);
+        write!(
+            f,
+            "{status} from {from:?}: {bytes} bytes, {end:?}, {redirects} redirects"
+        )
+    }
 }
 
 /// How an answer's body ended.

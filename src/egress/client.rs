@@ -28,6 +28,8 @@ use crate::config::Proxy;
 /// Longest wait for a connection: a host that swallows packets must not use up a long call's time
 /// and leave it in doubt whether it was sent.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Longest call: timers are not made for years, and the clock cannot count to every duration.
+const CALL_MAX: Duration = Duration::from_hours(30 * 24);
 /// A connection idle for longer is not used again: common servers close theirs after 5 s, and a
 /// request that meets the close is in doubt.
 const IDLE_MAX: Duration = Duration::from_secs(4);
@@ -88,7 +90,7 @@ impl EgressClient {
     /// Makes the call and follows as many redirects as it allows. May be dropped at any time; its
     /// outcome is then not known.
     pub async fn send(&self, mut call: Call) -> Result<Answer, EgressError> {
-        let deadline = Instant::now() + call.timeout;
+        let deadline = Instant::now() + call.timeout.min(CALL_MAX);
         call.drop_framing();
         let mut redirects = 0;
         loop {

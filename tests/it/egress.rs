@@ -1,7 +1,7 @@
 //! URLs that a user sets never reach a forbidden address (promise J2), and what a caller is told of
 //! a call's end.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -295,13 +295,15 @@ async fn a_sender_is_told_whether_a_call_may_have_arrived() -> Result<()> {
     );
     // Speaks no TLS: nothing of the request is sent before that is agreed on.
     let speaks_first = TcpListener::bind("127.0.0.1:0")?;
-    let url = format!("https://{}/", speaks_first.local_addr()?);
+    let url = format!("https://tls.example:{}/", speaks_first.local_addr()?.port());
     let speaking = std::thread::spawn(move || speaks_first.accept()?.0.write_all(b"no TLS here"));
-    let error = plain_client().send(post(&url, "body")).await.unwrap_err();
-    ensure!(
-        matches!(error, EgressError::NotSent { .. }) && !error.is_timeout(),
-        "{error:?}"
-    );
+    let names = Scripted::default().and("tls.example", &["127.0.0.1"]);
+    let error = client(Own::default(), &names)
+        .send(post(&url, "body"))
+        .await
+        .unwrap_err();
+    ensure!(matches!(error, EgressError::NotSent { .. }), "{error:?}");
+    ensure!(error.to_string().contains("corrupt message"), "{error}");
     speaking.join().unwrap()?;
     // The first hop has been answered: it is not safe to send all of it again.
     let redirects = Server::redirecting("307 T", &format!("http://{free}/"));
@@ -374,4 +376,47 @@ async fn a_proxy_is_asked_for_names_and_never_for_a_forbidden_address() -> Resul
     }
     ensure!(proxy.asked().is_empty(), "the proxy was asked for it");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_given_a_judged_address_or_looks_up_the_name_itself() -> Result<()> {
+    // What it is to connect to: IPv4 127.0.0.1, or a name.
+    let address = [&[5, 1, 0, 1, 127, 0, 0, 1][..], &[0, 80]].concat();
+    let name = [&[5, 1, 0, 3, 11][..], b"far.example", &[0, 80]].concat();
+    for (scheme, url, expected) in [
+        ("socks5", "http://far.example/", &address),
+        ("socks5", "http://127.0.0.1/", &address),
+        ("socks5h", "http://127.0.0.1/", &address),
+        ("socks5h", "http://far.example/", &name),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let proxy = Url::parse(&format!(
+            "{scheme}://proxy.example:{}",
+            listener.local_addr()?.port()
+        ))?;
+        let length = expected.len();
+        let asked = std::thread::spawn(move || socks_request(&listener, length));
+        let names = Scripted::default()
+            .and("proxy.example", &["127.0.0.1"])
+            .and("far.example", &["127.0.0.1"]);
+        let policy = Policy::near(Own::default());
+        let client = EgressClient::with_names(policy, Some(&Proxy(proxy)), names).unwrap();
+        let outcome = client.send(call(Method::GET, url)).await;
+        ensure!(outcome.is_err(), "the proxy connects to nothing");
+        ensure!(asked.join().unwrap()? == *expected, "{scheme} {url}");
+    }
+    Ok(())
+}
+
+/// What a SOCKS5 proxy is asked for (RFC 1928), which is refused.
+fn socks_request(listener: &TcpListener, length: usize) -> std::io::Result<Vec<u8>> {
+    let (mut stream, _) = listener.accept()?;
+    let mut methods = [0; 2];
+    stream.read_exact(&mut methods)?;
+    stream.read_exact(&mut vec![0; usize::from(methods[1])])?;
+    stream.write_all(&[5, 0])?;
+    let mut request = vec![0; length];
+    stream.read_exact(&mut request)?;
+    stream.write_all(&[5, 2, 0, 1, 0, 0, 0, 0, 0, 0])?;
+    Ok(request)
 }
