@@ -18,7 +18,7 @@ use crate::base::supervise::{Kind, Supervisor, TaskBoard};
 use crate::config::Config;
 use crate::http::{
     Admission, Client, Dependency, Failure, Health, HealthReport, HttpError, Listener, Otherwise,
-    documented, open_routes,
+    Reader, documented, open_routes,
 };
 use crate::metrics::Format;
 
@@ -45,6 +45,7 @@ pub(super) fn add(
     });
     let open = open_routes(health).merge(metrics(meter));
     let admission = Admission::default();
+    let reader = Reader::new(config.http.read_token.clone());
     let all = Some(surfaces.all);
     let listeners = [
         ("http", config.http.listen, all),
@@ -58,7 +59,7 @@ pub(super) fn add(
         let (Some(address), Some(surface)) = (address, surface) else {
             continue;
         };
-        let router = documented(surface.merge(open.clone()));
+        let router = documented(surface.merge(open.clone()), reader.clone());
         let listener = listener(config, name, address, router, admission.clone());
         supervisor.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
             listener.clone().run(shutdown, move || heartbeat.beat())
@@ -84,16 +85,17 @@ fn metrics(meter: Meter) -> OpenApiRouter {
                 (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"),
             )
         ),
-        (status = 401, description = "Beyond loopback, without a credential", body = Failure),
+        (status = 401, description = "Beyond loopback, without the read token", body = Failure),
         Otherwise
     )
 )]
 async fn page(
     State(meter): State<Meter>,
     Extension(client): Extension<Client>,
+    Extension(reader): Extension<Reader>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
-    client.must_be_local("metrics are")?;
+    reader.admit(&client, &headers, "metrics are")?;
     let accept = headers.get(header::ACCEPT).and_then(|it| it.to_str().ok());
     let page = meter.exposition(Format::of_accept(accept)).await;
     Ok(([(header::CONTENT_TYPE, page.content_type)], page.body).into_response())

@@ -2,16 +2,22 @@
 //! unit. A file that is there is never touched.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::FAILED;
 use crate::base::files::{FileError, PRIVATE_FILE, create_folder};
+use crate::base::secret::Secret;
 use crate::config::{self, DEFAULT_FILE, Environment, Sources};
 
 /// Of a folder that the file needs and that is not there.
 const FOLDER_MODE: u32 = 0o750;
+/// Of a secret that is generated: what no machine will ever try out.
+const SECRET_BYTES: usize = 32;
 /// Of a file that root writes for the agent's group.
 const GROUP_FILE: u32 = 0o640;
 
@@ -41,11 +47,20 @@ fn written(output: &Path) -> Result<(), FileError> {
     create_folder(folder, FOLDER_MODE)?;
     let mut new = OpenOptions::new();
     let new = new.write(true).create_new(true).mode(PRIVATE_FILE);
+    let example = random().map(|token| config::example_with(&token));
+    let example = example.map_err(fail)?;
     let mut file = new.open(output).map_err(fail)?;
-    file.write_all(config::EXAMPLE.as_bytes())
+    file.write_all(example.as_bytes())
         .and_then(|()| open_to_the_group_of(folder, &file))
         .and_then(|()| file.sync_all())
         .map_err(fail)
+}
+
+/// A secret of this installation alone.
+fn random() -> io::Result<Secret> {
+    let mut bytes = [0; SECRET_BYTES];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 /// What root writes into the agent's folder, the agent has to read: its group may.

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::keys::KEYS;
 use super::{DEFAULT_FILE, Sources};
 use crate::base::files::read_if_there;
+use crate::base::secret::Secret;
 
 /// The file, ready to be edited: it lacks the panel's key.
 pub const EXAMPLE: &str = include_str!("../../packaging/config.toml");
@@ -13,6 +14,28 @@ pub const EXAMPLE: &str = include_str!("../../packaging/config.toml");
 const TOKEN_FILE: &str = "/etc/xray-agent/token";
 /// The variable that systemd names its folder of credentials by.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// The line of [`EXAMPLE`] that has no secret in it.
+const NO_TOKEN: &str = "#read_token = \"\"\n";
+
+/// [`EXAMPLE`] with this read token.
+pub fn example_with(read_token: &Secret) -> String {
+    let line = format!("read_token = \"{}\"\n", read_token.expose());
+    EXAMPLE.replace(NO_TOKEN, &line)
+}
+
+/// As it was installed, or as [`example_with`] some token.
+fn is_example(content: &str) -> bool {
+    let lines = content.split_inclusive('\n');
+    let plain = lines.map(|line| {
+        if line.starts_with("read_token = \"") {
+            NO_TOKEN
+        } else {
+            line
+        }
+    });
+    plain.eq(EXAMPLE.split_inclusive('\n'))
+}
 
 /// Whether nobody has configured anything yet: the file is missing or as it was installed, and
 /// neither a variable nor the panel's key is there. What cannot be told counts as configured: whoever
@@ -28,7 +51,7 @@ fn untouched(sources: &Sources, file: &Path, token: &Path) -> bool {
         .iter()
         .any(|key| !key.variable.is_empty() && is_set(key.variable));
     let as_installed = match read_if_there(file) {
-        Ok(content) => content.is_none_or(|content| content == EXAMPLE.as_bytes()),
+        Ok(content) => content.is_none_or(|content| is_example(&String::from_utf8_lossy(&content))),
         Err(_) => false,
     };
     let no_token = matches!(token.try_exists(), Ok(false));
@@ -57,6 +80,13 @@ mod tests {
         assert!(untouched(&bare, &file, &token));
         fs::write(&file, EXAMPLE).unwrap();
         assert!(untouched(&bare, &file, &token));
+        let with_token = example_with(&Secret::new("0123456789abcdef"));
+        assert_ne!(with_token, EXAMPLE);
+        fs::write(&file, &with_token).unwrap();
+        assert!(untouched(&bare, &file, &token));
+        fs::write(&file, with_token.replace("localhost", "panel")).unwrap();
+        assert!(!untouched(&bare, &file, &token));
+        fs::write(&file, EXAMPLE).unwrap();
         for name in ["INTERNAL_API_KEY", "PANEL_BASE_URL", CREDENTIALS_DIRECTORY] {
             assert!(
                 !untouched(&sources(&[(name, "x")]), &file, &token),

@@ -9,7 +9,10 @@ use url::Host;
 use super::problems::Complaint;
 use super::source::{Section, Source};
 use super::values::{self, Read, quoted};
+use crate::base::secret::Secret;
 
+/// The least that cannot be guessed in the time that there is.
+const READ_TOKEN_BYTES_MIN: usize = 16;
 /// The word for no listener.
 const OFF: &str = "off";
 
@@ -24,6 +27,8 @@ pub struct Http {
     pub tls: Option<Tls>,
     /// Further names, in lower case, under which a listener on loopback may be asked.
     pub hosts: Vec<String>,
+    /// By which others than this host read metrics and the API's description; `None`: they do not.
+    pub read_token: Option<Secret>,
     /// Surfaces answer without a credential; never together with an address beyond loopback.
     pub allow_insecure: bool,
 }
@@ -45,6 +50,7 @@ pub(super) fn read(source: &Source) -> Http {
         scheduler_listen: section.value("scheduler_listen", address),
         tls: tls(&section),
         hosts: section.optional("hosts", hosts).unwrap_or_default(),
+        read_token: section.optional("read_token", read_token),
         allow_insecure: section.value("allow_insecure", values::boolean),
     };
     let names = ["listen", "scheduler_listen"];
@@ -93,6 +99,17 @@ fn exposed(http: &Http, listen: Option<SocketAddr>) -> Option<Complaint> {
         ));
     }
     None
+}
+
+/// A token that nobody guesses, in characters that a header carries. Never shown.
+fn read_token(text: &str) -> Read<Secret> {
+    let fits = text.len() >= READ_TOKEN_BYTES_MIN && text.bytes().all(|it| it.is_ascii_graphic());
+    if fits {
+        return Ok(Secret::new(text));
+    }
+    let what = format!("is not {READ_TOKEN_BYTES_MIN} or more characters of ASCII without spaces");
+    let mend = "take one that nobody guesses, such as what «openssl rand -hex 32» prints";
+    Err(Complaint::new(what, mend))
 }
 
 /// An address of this host with a port, or none.
@@ -185,6 +202,21 @@ mod tests {
         }
         let local = [("HTTP_LISTEN", "[::1]:1"), ("HTTP_ALLOW_INSECURE", "1")];
         assert!(run(&local).unwrap().http.allow_insecure);
+    }
+
+    #[test]
+    fn a_read_token_is_long_and_never_shown() {
+        let token = |text| run(&[("HTTP_READ_TOKEN", text)]).map(|it| it.http.read_token);
+        let right = token("canary-0123456789").unwrap().unwrap();
+        assert_eq!(right.expose(), "canary-0123456789");
+        for wrong in ["canary", "canary 0123456789", "canary-0123456789-é"] {
+            let said = token(wrong).unwrap_err().to_string();
+            assert!(
+                said.contains("HTTP_READ_TOKEN: is not 16 or more"),
+                "{said}"
+            );
+            assert!(!said.contains("canary"), "{said}");
+        }
     }
 
     #[test]

@@ -133,7 +133,7 @@ const fn key(
 /// All keys, in the order of the reference.
 // By hand, two lines a key: one a line is too long, and rustfmt would make it seven.
 #[rustfmt::skip]
-pub(super) static KEYS: [Key; 50] = [
+pub(super) static KEYS: [Key; 51] = [
     key("panel.url", "PANEL_BASE_URL", Text, Value("http://localhost:3000"),
         "Address of the panel, `http` or `https`."),
     key("panel.token", "INTERNAL_API_KEY", Text, Told("required"),
@@ -206,6 +206,8 @@ pub(super) static KEYS: [Key; 50] = [
         "Its private key in PEM."),
     key("http.hosts", "HTTP_HOSTS", Text, Told("addresses and `localhost`"),
         "Further names, between commas, under which a listener on loopback is asked, such as a proxy's."),
+    key("http.read_token", "HTTP_READ_TOKEN", Text, Told("none: they may not"),
+        "By this bearer token others than this host may read `/metrics` and `/openapi.json`; at least 16 characters."),
     key("http.allow_insecure", "HTTP_ALLOW_INSECURE", Boolean, Value("false"),
         "Answer without a credential; only while all listeners are on loopback."),
     key("log.format", "LOG_FORMAT", Text, Told("`text` on a terminal, else `json`"),

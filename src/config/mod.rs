@@ -32,7 +32,7 @@ use crate::model::ids::{InboundTag, NodeId};
 use crate::model::ports::PortRange;
 
 pub use env::Environment;
-pub use example::{EXAMPLE, is_untouched};
+pub use example::{EXAMPLE, example_with, is_untouched};
 pub use http::{Http, Tls};
 pub use keys::reference;
 pub use problems::{Problem, Problems};

@@ -3,10 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::StatusCode;
-
 use super::admission::{Refused, Seat};
-use super::error::HttpError;
 use crate::base::supervise::Shutdown;
 
 /// The connection of a request; an extension of every request. Cheap to clone.
@@ -36,19 +33,6 @@ impl Client {
     /// Whether the listener is on loopback: whoever asks is on this host, or behind a proxy here.
     pub fn is_local(&self) -> bool {
         self.is_local
-    }
-
-    /// Refuses what is open on this host alone, and named so, to who asks from beyond it.
-    pub fn must_be_local(&self, what: &str) -> Result<(), HttpError> {
-        if self.is_local {
-            return Ok(());
-        }
-        Err(HttpError::new(
-            StatusCode::UNAUTHORIZED,
-            format!(
-                "{what} open to this host only, and no surface that has credentials is configured"
-            ),
-        ))
     }
 
     /// A valid credential was shown: from now on the connection is not counted among the strangers'.

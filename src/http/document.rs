@@ -3,20 +3,22 @@
 
 use axum::{Extension, Router};
 use bytes::Bytes;
-use http::header;
+use http::{HeaderMap, header};
 use utoipa::openapi::{Info, License, OpenApi, Paths};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::client::Client;
 use super::error::{Failure, HttpError, Otherwise};
+use super::reader::Reader;
 
 /// The document, ready to be sent. Cheap to clone.
 #[derive(Clone)]
 struct Document(Bytes);
 
-/// These routes, and the document of them all, itself included.
-pub fn documented(served: OpenApiRouter) -> Router {
+/// These routes, and the document of them all, itself included. `reader` decides who may read what is
+/// open on this host alone.
+pub fn documented(served: OpenApiRouter, reader: Reader) -> Router {
     let described = OpenApiRouter::with_openapi(OpenApi::new(about(), Paths::new()))
         .merge(served)
         .routes(routes!(openapi));
@@ -24,6 +26,7 @@ pub fn documented(served: OpenApiRouter) -> Router {
     let text = document.to_json();
     let text = text.expect("invariant: keys are text, and nothing in it fails to be written");
     all.layer(Extension(Document(text.into())))
+        .layer(Extension(reader))
 }
 
 fn about() -> Info {
@@ -38,14 +41,16 @@ fn about() -> Info {
     summary = "This document",
     responses(
         (status = 200, description = "OpenAPI 3.1", body = Object),
-        (status = 401, description = "Beyond loopback, without a credential", body = Failure),
+        (status = 401, description = "Beyond loopback, without the read token", body = Failure),
         Otherwise
     )
 )]
 async fn openapi(
     Extension(client): Extension<Client>,
+    Extension(reader): Extension<Reader>,
+    head: HeaderMap,
     Extension(Document(text)): Extension<Document>,
 ) -> Result<([(header::HeaderName, &'static str); 1], Bytes), HttpError> {
-    client.must_be_local("the description is")?;
+    reader.admit(&client, &head, "the description is")?;
     Ok(([(header::CONTENT_TYPE, "application/json")], text))
 }

@@ -16,6 +16,7 @@ mod limits;
 mod listener;
 mod open_routes;
 mod progress;
+mod reader;
 mod request_id;
 #[cfg(test)]
 mod tests;
@@ -29,4 +30,5 @@ pub use error::{Failure, HttpError, Otherwise};
 pub use limits::BodyLimits;
 pub use listener::Listener;
 pub use open_routes::{Dependency, Health, HealthReport, open_routes};
+pub use reader::Reader;
 pub use request_id::RequestId;

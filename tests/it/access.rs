@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use xray_agent::base::supervise::Supervisor;
-use xray_agent::http::{Admission, Listener, documented};
+use xray_agent::http::{Admission, Listener, Reader, documented};
 
 use crate::http_stage::{Stage, ask, body, status};
 use crate::lab::secrets::base64;
@@ -27,6 +27,9 @@ const OPEN: [(&str, Beyond); 6] = [
     ("/openapi.json", Beyond::Shut),
     ("/readyz", Beyond::Open),
 ];
+
+/// Valid beyond this host, for what is shut there.
+const READ_TOKEN: &str = "canary-read-token-9b27";
 
 const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
@@ -95,6 +98,18 @@ fn credentials() -> Vec<(&'static str, String)> {
         ("an empty scheme", "authorization: \r\n".to_owned()),
         ("an empty bearer", bearer("")),
         ("a wrong bearer", bearer("wrong")),
+        (
+            "nearly the read token",
+            bearer(&READ_TOKEN[..READ_TOKEN.len() - 1]),
+        ),
+        (
+            "the read token without its scheme",
+            format!("authorization: {READ_TOKEN}\r\n"),
+        ),
+        (
+            "the read token as a password",
+            basic(&format!("{READ_TOKEN}:{READ_TOKEN}")),
+        ),
         ("the panel's token", bearer(TOKEN)),
         (
             "the panel's own header",
@@ -214,20 +229,28 @@ async fn nothing_is_told_without_a_credential_but_what_the_list_has() -> Result<
         .env("HTTP_LISTEN", format!("0.0.0.0:{port}"))
         .env("HTTP_TLS_CERT", certificate("origin.crt"))
         .env("HTTP_TLS_KEY", certificate("origin.key"))
+        .env("HTTP_READ_TOKEN", READ_TOKEN)
         .spawn()?;
     agent.await_log(&["http listens"], LONG).await?;
     // Who asks such a listener from this host is not taken for one of it: a proxy may stand before it.
     let here = [127, 0, 0, 1].into();
     for address in [Some(here), outward()].into_iter().flatten() {
-        let address = (address, port).into();
-        audit(
-            Door {
-                address,
-                is_local: false,
-            },
-            &table,
-        )
-        .await?;
+        let door = Door {
+            address: (address, port).into(),
+            is_local: false,
+        };
+        audit(door, &table).await?;
+        for (path, _) in OPEN.iter().filter(|(_, beyond)| *beyond == Beyond::Shut) {
+            let valid = format!("authorization: Bearer {READ_TOKEN}\r\n");
+            let said = door.ask("GET", path, &valid).await?;
+            ensure!(status(&said) == 200, "{path}: {said}");
+            let said = door.ask("GET", path, "").await?;
+            ensure!(
+                said.to_lowercase()
+                    .contains("\r\nwww-authenticate: bearer\r\n"),
+                "{said}"
+            );
+        }
     }
     Ok(())
 }
@@ -246,7 +269,10 @@ async fn a_route_that_asks_for_no_credential_is_found_by_its_description() -> Re
         address,
         tls: None,
         hosts: Vec::new(),
-        router: documented(OpenApiRouter::default().routes(routes!(forgotten))),
+        router: documented(
+            OpenApiRouter::default().routes(routes!(forgotten)),
+            Reader::default(),
+        ),
         admission: Admission::default(),
     };
     let door = Door {

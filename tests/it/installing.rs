@@ -2,13 +2,26 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use anyhow::{Result, ensure};
-use xray_agent::config::EXAMPLE;
+use anyhow::{Context, Result, ensure};
+use xray_agent::base::secret::Secret;
+use xray_agent::config::{EXAMPLE, example_with};
 
 use crate::lab::AgentCommand;
 use crate::program::{PROGRAM, bare};
 use crate::support::{LONG, folder};
+
+/// The secret that an installation began with.
+fn read_token(file: &Path) -> Result<Secret> {
+    let text = fs::read_to_string(file)?;
+    let token = text
+        .lines()
+        .find_map(|line| line.strip_prefix("read_token = \""));
+    let token = token.context("no token")?.trim_end_matches('"');
+    ensure!(token.len() == 43, "{} characters", token.len());
+    Ok(Secret::new(token))
+}
 
 #[tokio::test]
 async fn init_writes_the_example_for_its_owner_and_never_over_a_file() -> Result<()> {
@@ -19,7 +32,17 @@ async fn init_writes_the_example_for_its_owner_and_never_over_a_file() -> Result
         .arg(&file);
     let first = init.run_to_end(LONG).await?;
     ensure!(first.code == Some(0), "{first:?}");
-    ensure!(fs::read_to_string(&file)? == EXAMPLE);
+    let token = read_token(&file)?;
+    ensure!(fs::read_to_string(&file)? == example_with(&token));
+    let other = folder.path().join("other.toml");
+    let again = AgentCommand::new(PROGRAM)
+        .args(["init", "--output"])
+        .arg(&other);
+    ensure!(again.run_to_end(LONG).await?.code == Some(0));
+    ensure!(
+        read_token(&other)? != token,
+        "two installations share a secret"
+    );
     let mode = fs::metadata(&file)?.permissions().mode();
     ensure!(mode & 0o777 == 0o600, "{mode:o}");
     for step in ["\n1. ", "\n2. ", "\n3. ", "check-config"] {
