@@ -140,6 +140,17 @@ pub(super) enum Trouble {
     Bug(String),
 }
 
+impl Trouble {
+    /// Whether the work itself is at fault, and neither the file nor the disk.
+    pub(super) fn is_of_the_work(&self) -> bool {
+        match self {
+            Self::Sql(error) => class_of(error) == Class::Bug,
+            Self::Bug(_) => true,
+            Self::Damaged(_) | Self::Newer(_) | Self::Unavailable(_) => false,
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Trouble {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sql(error)

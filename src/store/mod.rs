@@ -1,10 +1,13 @@
 //! SQLite stores. Each has one file and one thread that alone writes it; work is handed to that
 //! thread, runs in one transaction, and is on the disk when its caller hears of it.
 //!
+//! Where a store says so, works that wait together share one commit (each is still undone alone).
+//!
 //! Kept here: a file is never emptied in silence. A damaged one, or one that is older than what
 //! was committed, is set aside with all its bytes and a new one begun; one of a newer schema is
 //! refused untouched. After a failed sync of the disk nothing is tried again: the process ends.
 
+pub mod agent;
 mod aside;
 #[cfg(test)]
 mod damage_tests;
@@ -16,6 +19,7 @@ mod tests;
 mod witness;
 mod writer;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,17 +57,31 @@ pub struct Spec {
     pub file: PathBuf,
     /// The schema's steps as SQL, in order. A released one is never changed.
     pub migrations: &'static [&'static str],
+    /// How many works that wait may share a commit: one sync of the disk for all of them, and the
+    /// answer to each only when all are done. 1: each has its own.
+    pub group_max: usize,
     /// Names files set aside and times commits.
     pub clock: Clock,
 }
 
-type Job = Box<dyn FnOnce(&mut Writer) + Send>;
+/// Work on its way to the thread, with the way back.
+trait Job: Send {
+    fn kind(&self) -> Kind;
+    fn label(&self) -> &'static str;
+    /// Once, within a transaction.
+    fn perform(&mut self, within: &Work<'_>) -> Result<(), WorkError>;
+    /// Once, when the transaction is over.
+    fn answer(self: Box<Self>, done: Result<(), StoreError>);
+}
+
+/// What is done when a transaction is on the disk.
+type AfterCommit = Box<dyn FnOnce() + Send>;
 
 /// A handle; clones share the store. After the last one is dropped the thread does what was queued
 /// and closes the file.
 #[derive(Clone)]
 pub struct Store {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Box<dyn Job>>,
     shared: Arc<Shared>,
     /// Its other end is dropped by the thread when the file is closed.
     closed: watch::Receiver<()>,
@@ -81,13 +99,13 @@ impl Store {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let (closing, closed) = watch::channel(());
         let shared = Arc::new(Shared::default());
-        let what = spec.what;
+        let (what, group_max) = (spec.what, spec.group_max);
         let writer = Writer::new(spec, Arc::clone(&shared));
         let of_thread = Arc::clone(&shared);
         thread::Builder::new()
             .name(what.to_owned())
             .spawn(move || {
-                work_off(queue, writer, &of_thread);
+                work_off(queue, writer, group_max, &of_thread);
                 drop(closing);
             })
             .map_err(|e| {
@@ -163,16 +181,12 @@ impl Store {
         work: impl FnOnce(&Work<'_>) -> Result<T, WorkError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |writer| {
-            let (mut work, mut result) = (Some(work), None);
-            let done = writer.run(kind, label, &mut |within| {
-                let work = work.take().expect("invariant: work is run once");
-                result = Some(work(within)?);
-                Ok(())
-            });
-            let done = done.map(|()| result.expect("invariant: work that succeeded left a result"));
-            // Nobody there: the caller was dropped, which does not undo its work.
-            let _ = answer.send(done);
+        let job = Box::new(Handed {
+            kind,
+            label,
+            work: Some(work),
+            result: None,
+            answer,
         });
         if self.jobs.send(job).await.is_err() {
             return Err(self.gone());
@@ -198,12 +212,29 @@ impl fmt::Debug for Store {
 
 /// Within a transaction: the connection, by `Deref`. Statements prepared with `prepare_cached`
 /// stay prepared. An error of SQLite is to be given back, not passed over: some end the transaction.
-#[derive(Debug)]
 pub struct Work<'a> {
     connection: &'a Connection,
+    after_commit: &'a RefCell<Vec<AfterCommit>>,
     /// Changes whenever the file was opened anew: what a caller remembers of the store's content
     /// under another one is void.
     pub generation: u64,
+}
+
+impl Work<'_> {
+    /// Has `act` done when this work is committed and on the disk: on the store's thread, in the order
+    /// of commits, before the caller hears of it. Never done for work that was undone, nor where the
+    /// commit's outcome is not known. It must not wait for anything.
+    pub fn after_commit(&self, act: impl FnOnce() + Send + 'static) {
+        self.after_commit.borrow_mut().push(Box::new(act));
+    }
+}
+
+impl fmt::Debug for Work<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Deref for Work<'_> {
@@ -233,11 +264,54 @@ impl Shared {
     }
 }
 
+/// [`Job`] of a caller who waits for a `T`.
+struct Handed<T, W> {
+    kind: Kind,
+    label: &'static str,
+    work: Option<W>,
+    result: Option<T>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, W> Job for Handed<T, W>
+where
+    T: Send,
+    W: FnOnce(&Work<'_>) -> Result<T, WorkError> + Send,
+{
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn label(&self) -> &'static str {
+        self.label
+    }
+
+    fn perform(&mut self, within: &Work<'_>) -> Result<(), WorkError> {
+        let work = self.work.take().expect("invariant: work is run once");
+        self.result = Some(work(within)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, done: Result<(), StoreError>) {
+        let result = self.result;
+        let done = done.map(|()| result.expect("invariant: work that succeeded left a result"));
+        // Nobody there: the caller was dropped, which does not undo its work.
+        let _ = self.answer.send(done);
+    }
+}
+
 /// The thread: works until the last handle is dropped.
-fn work_off(mut queue: mpsc::Receiver<Job>, mut writer: Writer, shared: &Shared) {
+fn work_off(
+    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    mut writer: Writer,
+    group_max: usize,
+    shared: &Shared,
+) {
     let ended = catch_unwind(AssertUnwindSafe(move || {
-        while let Some(job) = queue.blocking_recv() {
-            job(&mut writer);
+        let mut left = None;
+        while let Some(first) = left.take().or_else(|| queue.blocking_recv()) {
+            let group = grouped(first, &mut queue, group_max, &mut left);
+            writer.run(group);
         }
     }));
     // Work that panics is caught where it is called; this is a fault in the store itself.
@@ -246,4 +320,27 @@ fn work_off(mut queue: mpsc::Receiver<Job>, mut writer: Writer, shared: &Shared)
         error!("{why}");
         shared.fail(&why);
     }
+}
+
+/// `first` and what waits behind it that may share its commit. What may not is `left` for the next
+/// turn: nothing overtakes.
+fn grouped(
+    first: Box<dyn Job>,
+    queue: &mut mpsc::Receiver<Box<dyn Job>>,
+    group_max: usize,
+    left: &mut Option<Box<dyn Job>>,
+) -> Vec<Box<dyn Job>> {
+    let is_write = first.kind() == Kind::Write;
+    let mut group = vec![first];
+    while is_write && group.len() < group_max {
+        match queue.try_recv() {
+            Ok(job) if job.kind() == Kind::Write => group.push(job),
+            Ok(job) => {
+                *left = Some(job);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    group
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use rusqlite::ffi;
 
 use super::*;
@@ -20,6 +21,7 @@ pub(super) fn spec(folder: &Path) -> Spec {
         what: "test",
         file: folder.join("test.db"),
         migrations: MIGRATIONS,
+        group_max: 1,
         clock: Clock::system(),
     }
 }
@@ -395,4 +397,116 @@ async fn a_crash_loses_nothing_that_was_committed_and_keeps_nothing_that_was_not
         add(&store, "c").await.unwrap();
         assert_eq!(store.health().set_aside, None, "{failpoint}");
     }
+}
+
+/// Holds the thread until the other end is dropped, so that what follows waits together.
+async fn hold(store: &Store) -> std::sync::mpsc::Sender<()> {
+    let (held, until) = std::sync::mpsc::channel::<()>();
+    let (busy, is_busy) = tokio::sync::oneshot::channel();
+    let store = store.clone();
+    let mut holding = Box::pin(async move {
+        let wait = move |_: &Work<'_>| {
+            let _ = busy.send(());
+            let _ = until.recv();
+            Ok(())
+        };
+        store.read("hold", wait).await
+    });
+    // Polled once it is in the queue; a caller who leaves does not stop it.
+    assert!((&mut holding).now_or_never().is_none());
+    is_busy.await.unwrap();
+    held
+}
+
+fn grouped(folder: &Path) -> Spec {
+    Spec {
+        group_max: 8,
+        ..spec(folder)
+    }
+}
+
+#[tokio::test]
+async fn works_that_wait_together_share_a_commit_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(grouped(folder.path())).unwrap();
+    add(&store, "first").await.unwrap();
+    let held = hold(&store).await;
+    let mut adds: Vec<_> = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
+        .map(|text| Box::pin(add(&store, text)))
+        .into();
+    for adding in &mut adds {
+        assert!(adding.now_or_never().is_none());
+    }
+    drop(held);
+    for done in futures_util::future::join_all(adds).await {
+        done.unwrap();
+    }
+    assert_eq!(all(&store).await.concat(), "firstabcdefghi");
+    assert_eq!(store.health().commits, 3, "the first, eight, and one");
+}
+
+#[tokio::test]
+async fn of_works_that_share_a_commit_only_the_one_that_fails_is_undone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(grouped(folder.path())).unwrap();
+    add(&store, "first").await.unwrap();
+    let (told, heard) = std::sync::mpsc::channel();
+    let tell = |name: &'static str| {
+        let told = told.clone();
+        move |work: &Work<'_>| work.after_commit(move || told.send(name).unwrap())
+    };
+    let held = hold(&store).await;
+    let (of_failing, of_panicking, of_last) = (tell("failing"), tell("panicking"), tell("last"));
+    let failing = store.write("fail", move |work| {
+        insert(work, "lost")?;
+        of_failing(work);
+        Ok(work.execute_batch("INSERT INTO rows (id, text) VALUES (1, NULL)")?)
+    });
+    let panicking = store.write("panic", move |work| -> Result<(), WorkError> {
+        insert(work, "lost")?;
+        of_panicking(work);
+        panic!("as the test wants")
+    });
+    let last = store.write("last", move |work| {
+        of_last(work);
+        insert(work, "last")
+    });
+    let together = async { tokio::join!(add(&store, "a"), failing, panicking, last) };
+    let mut together = Box::pin(together);
+    assert!((&mut together).now_or_never().is_none());
+    drop(held);
+    let (added, failed, panicked, last) = together.await;
+    added.unwrap();
+    last.unwrap();
+    assert!(matches!(failed, Err(StoreError::Bug(_))), "{failed:?}");
+    assert!(matches!(panicked, Err(StoreError::Bug(_))), "{panicked:?}");
+    assert_eq!(all(&store).await, ["first", "a", "last"]);
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), ["last"]);
+    assert_eq!(store.health().commits, 2);
+    assert_eq!(
+        generation(&store).await,
+        2,
+        "after a panic the file is opened anew"
+    );
+}
+
+#[tokio::test]
+async fn what_ends_the_transaction_undoes_all_that_shared_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::start(grouped(folder.path())).unwrap();
+    add(&store, "first").await.unwrap();
+    let held = hold(&store).await;
+    let full = store.write("fill", |_| -> Result<(), WorkError> {
+        Err(sqlite(ffi::SQLITE_FULL))
+    });
+    let together = async { tokio::join!(add(&store, "a"), full, add(&store, "b")) };
+    let mut together = Box::pin(together);
+    assert!((&mut together).now_or_never().is_none());
+    drop(held);
+    let (a, full, b) = together.await;
+    for done in [a, full, b] {
+        assert!(matches!(done, Err(StoreError::Full(_))), "{done:?}");
+    }
+    assert_eq!(all(&store).await, ["first"]);
+    add(&store, "second").await.unwrap();
 }

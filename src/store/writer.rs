@@ -1,10 +1,12 @@
 //! The writer: what the store's thread does with each work. One connection, one transaction for
-//! each work; every failure is judged once, here, and decides what becomes of the file, the handle
+//! each work, or for several that waited together, each then within a savepoint; every failure is judged once, here, and decides what becomes of the file, the handle
 //! and the store.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -13,10 +15,10 @@ use tracing::{debug, error, info, warn};
 use crate::base::failpoint;
 
 use super::aside;
-use super::error::{Class, StoreError, Trouble, WorkError, class_of, describe, reason_of};
+use super::error::{Class, StoreError, Trouble, class_of, describe, reason_of};
 use super::health::State;
 use super::open::{self, Opened};
-use super::{Shared, Spec, Work};
+use super::{AfterCommit, Job, Shared, Spec, Work};
 
 /// Whether work is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +27,8 @@ pub(super) enum Kind {
     Write,
 }
 
-/// Work, with its result kept by the caller.
-pub(super) type Task<'a> = &'a mut dyn FnMut(&Work<'_>) -> Result<(), WorkError>;
+/// What became of one work of several.
+type Outcome = Result<(), Trouble>;
 
 /// The thread's state.
 pub(super) struct Writer {
@@ -49,52 +51,80 @@ impl Writer {
         }
     }
 
-    /// Does one work.
-    pub(super) fn run(
-        &mut self,
-        kind: Kind,
-        label: &'static str,
-        task: Task<'_>,
-    ) -> Result<(), StoreError> {
-        if let Some(error) = &self.ended {
-            return Err(error.clone());
+    /// Does these works, which are writes if they are several, and answers each.
+    pub(super) fn run(&mut self, mut group: Vec<Box<dyn Job>>) {
+        let label = group.first().map_or("", |job| job.label());
+        let done = match self.ended.clone() {
+            Some(error) => Err(error),
+            None => self
+                .attempt(&mut group)
+                .map_err(|trouble| self.judge(label, trouble)),
+        };
+        match done {
+            Ok(each) => {
+                for (job, done) in group.into_iter().zip(each) {
+                    let done = done.map_err(|trouble| self.judge(job.label(), trouble));
+                    job.answer(done);
+                }
+            }
+            Err(error) => {
+                for job in group {
+                    job.answer(Err(error.clone()));
+                }
+            }
         }
-        self.attempt(kind, label, task)
-            .map_err(|trouble| self.judge(label, trouble))
     }
 
-    fn attempt(&mut self, kind: Kind, label: &str, task: Task<'_>) -> Result<(), Trouble> {
+    /// What became of each, or what undid them all.
+    fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<Vec<Outcome>, Trouble> {
         if self.opened.is_none() {
             self.generation += 1;
             self.opened = Some(open::open(&self.spec)?);
         }
         let opened = self.opened.as_ref().expect("invariant: just opened");
-        match kind {
-            Kind::Read => {
-                let connection = &opened.connection;
+        let connection = &opened.connection;
+        match group {
+            [job] if job.kind() == Kind::Read => {
                 let transaction =
                     Transaction::new_unchecked(connection, TransactionBehavior::Deferred)?;
-                perform(connection, self.generation, task)?;
-                Ok(transaction.rollback()?)
+                self.perform(connection, job, &RefCell::default())?;
+                transaction.rollback()?;
+                Ok(vec![Ok(())])
             }
-            Kind::Write => self.write(opened, label, task),
+            _ => self.write(opened, group),
         }
     }
 
-    fn write(&self, opened: &Opened, label: &str, task: Task<'_>) -> Result<(), Trouble> {
+    fn write(&self, opened: &Opened, group: &mut [Box<dyn Job>]) -> Result<Vec<Outcome>, Trouble> {
         let begun = self.spec.clock.monotonic();
         let connection = &opened.connection;
         let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-        perform(connection, self.generation, task)?;
+        let after_commit = RefCell::default();
+        let done = match &mut *group {
+            [job] => {
+                self.perform(connection, job, &after_commit)?;
+                vec![Ok(())]
+            }
+            several => several
+                .iter_mut()
+                .map(|job| self.perform_alone(connection, job, &after_commit))
+                .collect::<Result<_, _>>()?,
+        };
         let commits: i64 = connection
             .prepare_cached("UPDATE store_commits SET n = n + 1 RETURNING n")?
             .query_row([], |row| row.get(0))?;
-        self.reach(label, "before_commit");
+        self.reach(group, "before_commit");
         transaction.commit()?;
-        self.reach(label, "after_commit");
+        self.reach(group, "after_commit");
         if let Err(e) = opened.witness.note(commits.unsigned_abs()) {
             warn!(store = self.spec.what, "the witness cannot be written: {e}");
         }
+        self.committed(begun);
+        after_commit.take().into_iter().for_each(|act| act());
+        Ok(done)
+    }
+
+    fn committed(&self, begun: Duration) {
         let took = self.spec.clock.monotonic().saturating_sub(begun);
         self.shared.commits.count(took);
         self.shared.health(|health| {
@@ -105,12 +135,61 @@ impl Writer {
             health.commits += 1;
             health.last_commit = Some(took);
         });
+    }
+
+    /// One work of several: when it fails by its own fault, only what it did is undone.
+    fn perform_alone(
+        &self,
+        connection: &Connection,
+        job: &mut Box<dyn Job>,
+        after_commit: &RefCell<Vec<AfterCommit>>,
+    ) -> Result<Outcome, Trouble> {
+        let acts = after_commit.borrow().len();
+        connection.execute_batch("SAVEPOINT work")?;
+        match self.perform(connection, job, after_commit) {
+            Err(trouble) if trouble.is_of_the_work() && !connection.is_autocommit() => {
+                connection.execute_batch("ROLLBACK TO work; RELEASE work")?;
+                after_commit.borrow_mut().truncate(acts);
+                Ok(Err(trouble))
+            }
+            Err(trouble) => Err(trouble),
+            Ok(()) => {
+                connection.execute_batch("RELEASE work")?;
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    /// Calls the work within the transaction that is open, which is undone when it fails.
+    fn perform(
+        &self,
+        connection: &Connection,
+        job: &mut Box<dyn Job>,
+        after_commit: &RefCell<Vec<AfterCommit>>,
+    ) -> Result<(), Trouble> {
+        let work = Work {
+            connection,
+            after_commit,
+            generation: self.generation,
+        };
+        match catch_unwind(AssertUnwindSafe(|| job.perform(&work))) {
+            Ok(done) => done?,
+            Err(panic) => return Err(Trouble::Bug(message_of(&*panic))),
+        }
+        // Some failures end the transaction by themselves; work that passes over one and goes on must
+        // not pass for committed.
+        if connection.is_autocommit() {
+            let why = "the work ended its transaction, or passed over an error that did";
+            return Err(Trouble::Bug(why.to_owned()));
+        }
         Ok(())
     }
 
-    fn reach(&self, label: &str, edge: &str) {
+    fn reach(&self, group: &[Box<dyn Job>], edge: &str) {
         if cfg!(debug_assertions) {
-            failpoint::reach(&format!("{}.{label}.{edge}", self.spec.what));
+            for job in group {
+                failpoint::reach(&format!("{}.{}.{edge}", self.spec.what, job.label()));
+            }
         }
     }
 
@@ -219,25 +298,6 @@ impl Writer {
             }
         }
     }
-}
-
-/// Calls the work within the transaction that is open, which is rolled back when it fails.
-fn perform(connection: &Connection, generation: u64, task: Task<'_>) -> Result<(), Trouble> {
-    let work = Work {
-        connection,
-        generation,
-    };
-    match catch_unwind(AssertUnwindSafe(|| task(&work))) {
-        Ok(done) => done?,
-        Err(panic) => return Err(Trouble::Bug(message_of(&*panic))),
-    }
-    // Some failures end the transaction by themselves; work that passes over one and goes on must
-    // not pass for committed.
-    if connection.is_autocommit() {
-        let why = "the work ended its transaction, or passed over an error that did";
-        return Err(Trouble::Bug(why.to_owned()));
-    }
-    Ok(())
 }
 
 /// What a panic said.

@@ -90,6 +90,7 @@ pub fn spec(state_dir: &Path, clock: Clock) -> Spec {
         what: "ledger",
         file: file(state_dir),
         migrations: schema::MIGRATIONS,
+        group_max: 1,
         clock,
     }
 }
