@@ -9,6 +9,7 @@ pub mod model;
 
 pub mod control;
 pub mod egress;
+pub mod events;
 pub mod hook;
 pub mod http;
 pub mod metrics;
@@ -17,6 +18,7 @@ pub mod sockets;
 pub mod store;
 pub mod xray;
 
+pub mod deliver;
 pub mod registry;
 pub mod sync;
 pub mod traffic;

@@ -2,8 +2,10 @@
 
 pub mod around_removal;
 pub mod cut;
+pub mod delivery;
 pub mod desired;
 pub mod email;
+pub mod event;
 pub mod health;
 pub mod ids;
 pub mod ports;

@@ -1,0 +1,182 @@
+//! Deliveries: who is sent events, what became of sending one, and the trait by which the client
+//! that sends them is met. Plain data between the outbox, which keeps it, and the engine that sends.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use url::Url;
+use uuid::Uuid;
+
+use super::event::{Event, EventId, EventName};
+use crate::base::secret::Secret;
+
+/// A target's number, a UUID v7; also the id of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TargetId(pub Uuid);
+
+impl TargetId {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// Who named an address: it decides where it may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The configuration.
+    Configuration,
+    /// Somebody over the API.
+    Api,
+}
+
+/// Who is sent events, as it is asked for. Two are the same when owner, form, address and events are.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Which part of the agent it belongs to, for example `kernel`.
+    pub owner: String,
+    /// How its bodies are written; the owner's word.
+    pub form: String,
+    /// Where it is: `http` or `https`.
+    pub url: String,
+    /// What it is sent; nothing named is everything.
+    pub events: Vec<EventName>,
+    /// Who named its address.
+    pub origin: Origin,
+    /// With it the target is shown that it is us.
+    pub secret: Option<Secret>,
+    /// Sent as `Authorization: Bearer`.
+    pub bearer: Option<Secret>,
+}
+
+impl Wanted {
+    /// Whether events can be sent there at all; if not, why.
+    pub fn check(&self) -> Result<(), String> {
+        let url = Url::parse(&self.url).map_err(|e| format!("the address is no URL: {e}"))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err("the address is neither http:// nor https://".to_owned());
+        }
+        let secrets = self.secret.iter().chain(&self.bearer);
+        for secret in secrets {
+            let fits = |b: u8| b == b' ' || b.is_ascii_graphic();
+            if secret.expose().is_empty() || !secret.expose().bytes().all(fits) {
+                return Err("a secret is empty, or not of printable ASCII as HTTP needs it".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who is sent events.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its number.
+    pub id: TargetId,
+    /// As it was asked for.
+    pub wanted: Wanted,
+    /// Since when.
+    pub created: Timestamp,
+}
+
+/// How bodies are written for targets. Given by whoever knows all forms.
+pub trait Render: Send + Sync {
+    /// The JSON body for a target of `owner` with this form; `None`: not for it.
+    fn body(&self, owner: &str, form: &str, event: &Event) -> Option<String>;
+}
+
+/// How often an event was sent to a target, without success.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// How often in all.
+    pub tries: u32,
+    /// How often it was refused for what it is.
+    pub refusals: u32,
+    /// When first.
+    pub first: Option<Timestamp>,
+}
+
+/// What becomes of an event after it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The target has it.
+    Delivered,
+    /// It is sent again.
+    Retry {
+        /// After this pause.
+        pause: Duration,
+        /// Whether the target refused it for what it is.
+        refused: bool,
+        /// What happened, fit to be shown.
+        why: String,
+    },
+    /// It is not sent again by itself; the next one is.
+    GivenUp {
+        /// What happened, fit to be shown.
+        why: String,
+    },
+    /// The target wants nothing more.
+    Disabled {
+        /// What happened, fit to be shown.
+        why: String,
+    },
+}
+
+/// A `POST` to be sent.
+#[derive(Clone, Debug)]
+pub struct PostRequest {
+    /// Where to.
+    pub url: String,
+    /// Who named that address.
+    pub origin: Origin,
+    /// Names in lower case, and values that are not to be shown.
+    pub headers: Vec<(&'static str, Secret)>,
+    /// JSON.
+    pub body: Bytes,
+}
+
+/// What was answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostAnswer {
+    /// The status.
+    pub status: u16,
+    /// `Retry-After`, as it stands there.
+    pub retry_after: Option<String>,
+    /// The host that `Location` names.
+    pub location_host: Option<String>,
+}
+
+/// Sends. Follows no redirect; keeps no answer's body. Whoever calls sets the deadline.
+pub trait Post: Send + Sync {
+    /// Comes back with the answer's head, or with why there is none, in words fit to be shown: no
+    /// secret, and of the address the host at most.
+    fn post(&self, request: PostRequest) -> BoxFuture<'_, Result<PostAnswer, String>>;
+}
+
+/// An event in a target's queue.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Its place.
+    pub seq: i64,
+    /// Whose queue.
+    pub target: Target,
+    /// The event.
+    pub event: EventId,
+    /// What is sent.
+    pub body: String,
+    /// What became of it so far.
+    pub tried: Tried,
+    /// Not to be sent before.
+    pub due: Option<Timestamp>,
+}
