@@ -6,6 +6,8 @@
 
 pub mod schedule;
 pub mod sign;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use crate::model::event::EventId;
 /// Before a secret that is the base64 of a key; any other secret is a key as it stands.
 const ENCODED: &str = "whsec_";
 
-/// All headers of a delivery but its type; names in lower case.
+/// All headers of a delivery; names in lower case.
 pub fn headers(
     event: EventId,
     now: Timestamp,
@@ -21,7 +21,10 @@ pub fn headers(
     bearer: Option<&Secret>,
 ) -> Vec<(&'static str, Secret)> {
     let id = event.to_string();
-    let mut headers = vec![("x-event-id", Secret::new(id.clone()))];
+    let mut headers = vec![
+        ("content-type", Secret::new("application/json")),
+        ("x-event-id", Secret::new(id.clone())),
+    ];
     if let Some(bearer) = bearer {
         let value = format!("Bearer {}", bearer.expose());
         headers.push(("authorization", Secret::new(value)));
@@ -100,11 +103,15 @@ mod tests {
             headers.into_iter().map(|(name, _)| name).collect()
         };
         let secret = Secret::new("s");
-        assert_eq!(names(None, None), ["x-event-id"]);
-        assert_eq!(names(None, Some(&secret)), ["x-event-id", "authorization"]);
+        assert_eq!(names(None, None), ["content-type", "x-event-id"]);
+        assert_eq!(
+            names(None, Some(&secret)),
+            ["content-type", "x-event-id", "authorization"]
+        );
         assert_eq!(
             names(Some(&secret), None),
             [
+                "content-type",
                 "x-event-id",
                 "x-znp-webhook-token",
                 "webhook-id",
