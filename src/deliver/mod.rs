@@ -18,14 +18,15 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::base::clock::Clock;
 use crate::base::retry::Backoff;
+use crate::base::said::Said;
 use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::events::outbox::{Next, Outbox};
-use crate::model::delivery::{Fate, Outgoing, Post, PostRequest, TargetId};
+use crate::model::delivery::{Fate, Outgoing, Post, PostRequest, TargetId, host_of};
 
 /// A target that has not answered by then is tried again.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
@@ -98,7 +99,7 @@ impl Engine {
     /// Sends to one target until it is gone or disabled, or the end is asked for.
     async fn serve(&self, id: TargetId, mut shutdown: Shutdown) -> TargetId {
         let bell = self.outbox.bell(id);
-        let mut next = None;
+        let (mut next, mut said) = (None, Said::default());
         while !shutdown.is_requested() {
             let now_next = match next.take() {
                 Some(next) => next,
@@ -109,7 +110,7 @@ impl Engine {
                 Next::Nothing => None,
                 Next::Event(event) => match self.wait_for(&event) {
                     None => {
-                        next = self.send(&event, &mut shutdown).await;
+                        next = self.send(&event, &mut said, &mut shutdown).await;
                         continue;
                     }
                     wait => wait,
@@ -149,7 +150,12 @@ impl Engine {
     }
 
     /// Sends one event and writes down what became of it; what is next, if that is known.
-    async fn send(&self, event: &Outgoing, shutdown: &mut Shutdown) -> Option<Next> {
+    async fn send(
+        &self,
+        event: &Outgoing,
+        said: &mut Said,
+        shutdown: &mut Shutdown,
+    ) -> Option<Next> {
         let now = self.clock.now();
         let sent = timeout(ANSWERED_WITHIN, self.post.post(request(event, now))).await;
         let answer = sent.unwrap_or_else(|_| {
@@ -157,7 +163,7 @@ impl Engine {
             Err(format!("no answer within {seconds} s"))
         });
         let fate = schedule::judge(&answer, event.tried, self.clock.now(), jitter());
-        tell(event, &fate);
+        tell(event, &fate, said);
         let mut backoff = Backoff::new(STORE_PAUSES.0, STORE_PAUSES.1);
         loop {
             // Nothing is sent before this is written: else a full disk would repeat all at every start.
@@ -185,23 +191,20 @@ fn request(event: &Outgoing, now: Timestamp) -> PostRequest {
     }
 }
 
-/// Says what a person may have to do something about; the rest is counted and shown.
-fn tell(event: &Outgoing, fate: &Fate) {
-    let (target, id) = (event.target.id, event.event);
+/// Says what a person may have to do something about, once for each trouble of a target; single events
+/// are counted and listed.
+fn tell(event: &Outgoing, fate: &Fate, said: &mut Said) {
+    let host = host_of(&event.target.wanted.url);
+    let subject = format!("target {} at {host}", event.target.id);
     match fate {
-        Fate::Delivered if event.tried.tries > 0 => {
-            info!(target_id = %target, event_id = %id, tries = event.tried.tries, "delivered at last");
-        }
-        Fate::Delivered => {}
-        Fate::Retry { why, .. } if event.tried.tries == 0 => {
-            warn!(target_id = %target, event_id = %id, "not delivered, it is tried again: {why}");
-        }
-        Fate::Retry { why, .. } => debug!(target_id = %target, event_id = %id, "still: {why}"),
+        Fate::Delivered => said.state(&subject, None),
+        Fate::Retry { why, .. } => said.state(&subject, Some(why)),
         Fate::GivenUp { why } => {
-            warn!(target_id = %target, event_id = %id, "given up, it can be sent again by hand: {why}");
+            said.state(&subject, Some(why));
+            debug!(event_id = %event.event, "given up");
         }
         Fate::Disabled { why } => {
-            warn!(target_id = %target, "disabled, nothing more is sent to it: {why}");
+            warn!(subject, "disabled, nothing more is sent to it: {why}");
         }
     }
 }

@@ -181,6 +181,58 @@ async fn an_event_goes_with_its_transaction() {
 }
 
 #[tokio::test]
+async fn what_the_store_does_not_take_streams_hear_all_the_same() {
+    let folder = tempfile::tempdir_in(IN_MEMORY).unwrap();
+    let absent = folder.path().join("absent");
+    let events = events(&absent, Bounds::default()).await;
+    let mut reader = events.bus().subscribe(None);
+    let done = events.publish(event(1)).await;
+    assert!(matches!(done, Err(StoreError::Unavailable(_))), "{done:?}");
+    assert_eq!(all(&mut reader), [Ok(1)]);
+    std::fs::create_dir(absent).unwrap();
+    events.publish(event(2)).await.unwrap();
+    assert_eq!(all(&mut reader), [Ok(2)]);
+}
+
+#[tokio::test]
+async fn the_journal_keeps_no_more_than_the_bus() {
+    let bounds = Bounds {
+        events: 400,
+        bytes: 20 * event(0).bytes(),
+    };
+    let folder = tempfile::tempdir_in(IN_MEMORY).unwrap();
+    let told = events(folder.path(), bounds).await;
+    let publish = (0..512).map(|n| told.publish(event(n)));
+    for done in futures_util::future::join_all(publish).await {
+        done.unwrap();
+    }
+    let store = told.outbox().store().clone();
+    let kept = store
+        .read("test", |work| journal::read(work))
+        .await
+        .unwrap();
+    let kept: Vec<_> = kept.iter().map(number).collect();
+    let latest = (0..512).rev().take(kept.len());
+    assert!(kept.len() < 25 && kept.iter().rev().copied().eq(latest));
+    drop(told);
+    store.close().await;
+    let again = events(folder.path(), bounds).await;
+    assert!(again.bus().remembered().1 <= bounds.bytes);
+}
+
+#[tokio::test]
+async fn a_damaged_store_costs_the_streams_no_more_than_a_word() {
+    let folder = tempfile::tempdir_in(IN_MEMORY).unwrap();
+    std::fs::write(agent::file(folder.path()), "not a database at all").unwrap();
+    let events = events(folder.path(), Bounds::default()).await;
+    let mut reader = events.bus().subscribe(Some(EventId::generate()));
+    events.publish(event(1)).await.unwrap();
+    assert_eq!(all(&mut reader), [Err(None), Ok(1)]);
+    let set_aside = events.outbox().store().health().set_aside.unwrap();
+    assert_eq!(std::fs::read(set_aside).unwrap(), b"not a database at all");
+}
+
+#[tokio::test]
 async fn readers_over_disconnects_and_restarts_hear_10_000_events_without_gap_or_repeat() {
     let folder = tempfile::tempdir_in(IN_MEMORY).unwrap();
     let mut now = events(folder.path(), small(2_000)).await;

@@ -43,7 +43,9 @@ pub enum Origin {
 }
 
 /// Who is sent events, as it is asked for. Two are the same when owner, form, address and events are.
-#[derive(Clone, Debug)]
+///
+/// The address of a webhook is often a secret by itself: `Debug` shows its host only.
+#[derive(Clone)]
 pub struct Wanted {
     /// Which part of the agent it belongs to, for example `kernel`.
     pub owner: String,
@@ -59,6 +61,25 @@ pub struct Wanted {
     pub secret: Option<Secret>,
     /// Sent as `Authorization: Bearer`.
     pub bearer: Option<Secret>,
+}
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wanted")
+            .field("owner", &self.owner)
+            .field("form", &self.form)
+            .field("host", &host_of(&self.url))
+            .field("events", &self.events)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The host of an address, which is what of it may be shown.
+pub fn host_of(url: &str) -> String {
+    let url = Url::parse(url).ok();
+    let host = url.as_ref().and_then(Url::host_str);
+    host.unwrap_or("?").to_owned()
 }
 
 impl Wanted {
@@ -134,7 +155,7 @@ pub enum Fate {
 }
 
 /// A `POST` to be sent.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostRequest {
     /// Where to.
     pub url: String,
@@ -144,6 +165,16 @@ pub struct PostRequest {
     pub headers: Vec<(&'static str, Secret)>,
     /// JSON.
     pub body: Bytes,
+}
+
+impl fmt::Debug for PostRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostRequest")
+            .field("host", &host_of(&self.url))
+            .field("origin", &self.origin)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What was answered.
@@ -179,4 +210,53 @@ pub struct Outgoing {
     pub tried: Tried,
     /// Not to be sent before.
     pub due: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(url: &str, secret: &str) -> Wanted {
+        Wanted {
+            owner: "kernel".to_owned(),
+            form: "node".to_owned(),
+            url: url.to_owned(),
+            events: Vec::new(),
+            origin: Origin::Api,
+            secret: Some(Secret::new(secret)),
+            bearer: None,
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_target_that_is_secret_is_shown() {
+        let wanted = wanted("https://canary:canary@a.example/canary?canary", "canary");
+        let request = PostRequest {
+            url: wanted.url.clone(),
+            origin: wanted.origin,
+            headers: vec![("authorization", Secret::new("canary"))],
+            body: Bytes::from_static(b"canary"),
+        };
+        let shown = format!("{wanted:?} {request:?}");
+        assert!(
+            !shown.contains("canary") && shown.contains("a.example"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn only_what_can_be_sent_to_passes() {
+        assert_eq!(wanted("http://[::1]:80/a?b", "s e-c").check(), Ok(()));
+        for (url, secret) in [
+            ("", "s"),
+            ("a", "s"),
+            ("ftp://a/", "s"),
+            ("unix:/run/a", "s"),
+            ("http://a/", ""),
+            ("http://a/", "a\r\nb"),
+            ("http://a/", "\u{e4}"),
+        ] {
+            assert!(wanted(url, secret).check().is_err(), "{url} {secret}");
+        }
+    }
 }
