@@ -14,6 +14,7 @@ mod damage_tests;
 mod error;
 mod health;
 mod open;
+mod reader;
 #[cfg(test)]
 mod tests;
 mod witness;
@@ -37,6 +38,7 @@ use crate::model::tally::{Distribution, Durations};
 pub use error::{StoreError, WorkError};
 pub use health::{Health, State};
 pub use open::{look_into, open_read_only};
+pub use reader::Reader;
 use writer::{Kind, Writer};
 
 /// Marks a database as one of ours (SQLite's `application_id`): `XRAG`.

@@ -109,7 +109,7 @@ pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
     })
 }
 
-/// Opens the file for reading only, for another process than the writer's. `None` without a file
+/// Opens the file for reading only, beside the writer or from another process. `None` without a file
 /// and with an empty one. The schema has to be the one that this program knows.
 pub fn open_read_only(spec: &Spec) -> Result<Option<Connection>, StoreError> {
     open_by(spec, peek)

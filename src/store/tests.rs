@@ -510,3 +510,23 @@ async fn what_ends_the_transaction_undoes_all_that_shared_it() {
     assert_eq!(all(&store).await, ["first"]);
     add(&store, "second").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_reader_sees_what_is_committed_while_the_writer_is_busy_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let reader = Reader::new(spec(folder.path()));
+    assert_eq!(reader.read(texts).await.unwrap(), None);
+    let store = Store::start(spec(folder.path())).unwrap();
+    add(&store, "a").await.unwrap();
+    let held = hold(&store).await;
+    assert_eq!(reader.read(texts).await.unwrap().unwrap(), ["a"]);
+    let written = reader
+        .read(|within| Ok(within.execute_batch("DELETE FROM rows")?))
+        .await;
+    assert!(
+        matches!(written, Err(StoreError::Unavailable(_))),
+        "{written:?}"
+    );
+    drop(held);
+    assert_eq!(all(&store).await, ["a"]);
+}
