@@ -1,6 +1,6 @@
 //! The writer: what the store's thread does with each work. One connection, one transaction for
-//! each work, or for several that waited together, each then within a savepoint; every failure is judged once, here, and decides what becomes of the file, the handle
-//! and the store.
+//! each work, or for several that waited together, each then within a savepoint; every failure is
+//! judged once, here, and decides what becomes of the file, the handle and the store.
 
 use std::any::Any;
 use std::cell::RefCell;
