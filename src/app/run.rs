@@ -125,7 +125,10 @@ pub async fn run(
             let pass = one_pass(&running, &mut signals, style);
             outcome = unless_disk_fails(&running, pass).await;
         };
-        supervisor.run(until, GRACE).await
+        let ended = supervisor.run(until, GRACE).await;
+        // It knows who counts traffic, and the ledger is closed only when nobody does.
+        drop(wiring);
+        ended
     };
     close(running).await;
     if let Ended::EssentialFailed { name, why } = ended {

@@ -69,7 +69,9 @@ async fn after_an_unknown_reports_go_one_at_a_time_until_one_is_settled() -> Res
         .panel
         .set_report_delay(Duration::from_millis(100));
     desk.count(0..60);
-    let _agent = desk.command()?.spawn()?;
+    // Longer than a busy machine keeps an answer back: whoever gives up is not known to the panel.
+    let command = desk.command()?.env("HTTP_TIMEOUT_SECONDS", "5");
+    let _agent = command.spawn()?;
     let panel = &desk.stage.panel;
     let books = desk.await_settled(42).await?;
     ensure!(books.totals.unknown.reports == UNKNOWN, "{books:#?}");
