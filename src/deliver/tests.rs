@@ -1,5 +1,7 @@
 //! Deliveries to real servers on this host: order, what an answer does, targets that are dead, ends
 //! and crashes at any moment.
+//!
+//! In one file of some length: one real server plays all panels, and each test is one thing that it does.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

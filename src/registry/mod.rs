@@ -2,3 +2,5 @@
 //! (`kernel.md`, Registrations of nodes). `lives` decides; nothing here calls anybody.
 
 pub mod lives;
+#[cfg(test)]
+mod lives_tests;

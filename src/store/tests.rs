@@ -1,5 +1,7 @@
 //! A store seen through its handle: what is committed, what is undone, what a caller who leaves, a
 //! panic, a full disk or a crash leaves behind.
+//!
+//! In one file of some length, for all tests put the same few rows and count them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,7 @@
 //! A V2Ray 4 is served as an Xray is, with what it lacks: it lists neither inbounds nor users. With
 //! Debian's real V2Ray, real clients and the real program; its dialect also on a scripted Xray.
+//!
+//! In one file of some length: it goes through all that an Xray is tested for, on one stage.
 
 use std::time::Duration;
 
