@@ -41,7 +41,9 @@ pub(super) fn add(
             }
         }
     };
-    supervisor.watched_task("control socket", Kind::Essential, HANGS_AFTER, make);
+    supervisor
+        .tasks()
+        .watched_task("control socket", Kind::Essential, HANGS_AFTER, make);
     Ok(())
 }
 

@@ -61,9 +61,12 @@ pub(super) fn add(
         };
         let router = documented(surface.merge(open.clone()), reader.clone());
         let listener = listener(config, name, address, router, admission.clone());
-        supervisor.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
-            listener.clone().run(shutdown, move || heartbeat.beat())
-        });
+        supervisor.tasks().watched_task(
+            name,
+            Kind::Leaf,
+            HANGS_AFTER,
+            move |shutdown, heartbeat| listener.clone().run(shutdown, move || heartbeat.beat()),
+        );
     }
 }
 

@@ -156,7 +156,9 @@ fn add_surfaces(
     let file = origin.sources.file_in_use();
     let reloads = reloads.clone();
     let watch = move |shutdown, beat| reload::watch(file.clone(), reloads.clone(), shutdown, beat);
-    supervisor.watched_task("configuration file", Kind::Leaf, HANGS_AFTER, watch);
+    supervisor
+        .tasks()
+        .watched_task("configuration file", Kind::Leaf, HANGS_AFTER, watch);
     info!(
         version = env!("CARGO_PKG_VERSION"),
         mode = running.now().mode(),

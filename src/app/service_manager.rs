@@ -52,7 +52,9 @@ pub(super) fn add(running: &Running, supervisor: &mut Supervisor) {
     }
     let (running, board) = (running.clone(), supervisor.board());
     let make = move |shutdown, heartbeat| tell(running.clone(), board.clone(), shutdown, heartbeat);
-    supervisor.watched_task("service manager", Kind::Essential, HANGS_AFTER, make);
+    supervisor
+        .tasks()
+        .watched_task("service manager", Kind::Essential, HANGS_AFTER, make);
 }
 
 async fn tell(running: Running, board: TaskBoard, mut shutdown: Shutdown, heartbeat: Heartbeat) {

@@ -105,29 +105,6 @@ impl Supervisor {
         self.groups.clone()
     }
 
-    /// [`Tasks::task`] for one that begins with the run.
-    pub fn task<F, Fut>(&mut self, name: impl Into<String>, kind: Kind, make: F)
-    where
-        F: FnMut(Shutdown, Heartbeat) -> Fut + Send + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        self.tasks.task(name, kind, make);
-    }
-
-    /// [`Tasks::watched_task`] for one that begins with the run.
-    pub fn watched_task<F, Fut>(
-        &mut self,
-        name: impl Into<String>,
-        kind: Kind,
-        limit: Duration,
-        make: F,
-    ) where
-        F: FnMut(Shutdown, Heartbeat) -> Fut + Send + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        self.tasks.watched_task(name, kind, limit, make);
-    }
-
     /// Runs all tasks until `stop` completes or an essential one is given up. Then asks all to
     /// end, waits for `grace` at most, and aborts the rest.
     pub async fn run(self, stop: impl Future<Output = ()>, grace: Duration) -> Ended {

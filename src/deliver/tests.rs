@@ -235,9 +235,11 @@ async fn while_sending<T>(
 ) -> T {
     let engine = Engine::new(events.outbox().clone(), post, Clock::system());
     let mut supervisor = Supervisor::new();
-    supervisor.task("deliver", Kind::Leaf, move |shutdown, heartbeat| {
-        engine.clone().run(shutdown, heartbeat)
-    });
+    supervisor
+        .tasks()
+        .task("deliver", Kind::Leaf, move |shutdown, heartbeat| {
+            engine.clone().run(shutdown, heartbeat)
+        });
     let mut done = None;
     supervisor
         .run(async { done = Some(steps.await) }, grace)
@@ -505,9 +507,11 @@ async fn what_cannot_be_delivered_is_tried_for_a_day_and_holds_up_no_longer() {
     let (posted, mut posts) = unbounded_channel();
     let engine = Engine::new(outbox, Arc::new(Scripted(posted, clock)), clock);
     let mut supervisor = Supervisor::new();
-    supervisor.task("deliver", Kind::Leaf, move |shutdown, heartbeat| {
-        engine.clone().run(shutdown, heartbeat)
-    });
+    supervisor
+        .tasks()
+        .task("deliver", Kind::Leaf, move |shutdown, heartbeat| {
+            engine.clone().run(shutdown, heartbeat)
+        });
     let mut tries = Vec::new();
     let steps = async {
         while let Some((body, at)) = posts.recv().await {

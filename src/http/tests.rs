@@ -60,9 +60,11 @@ async fn with_listener(asked: impl AsyncFnOnce(SocketAddr)) -> Ended {
         admission: Admission::default(),
     };
     let mut supervisor = Supervisor::new();
-    supervisor.task("http", Kind::Essential, move |shutdown, _| {
-        listener.clone().run(shutdown, || {})
-    });
+    supervisor
+        .tasks()
+        .task("http", Kind::Essential, move |shutdown, _| {
+            listener.clone().run(shutdown, || {})
+        });
     let (done, stop) = oneshot::channel::<()>();
     let asked = async {
         while TcpStream::connect(address).await.is_err() {

@@ -304,9 +304,11 @@ impl Desk {
         let parts = self.parts(sink, on_unknown);
         let mut supervisor = Supervisor::new();
         // Not watched: paused time leaps while the ledger is at work.
-        supervisor.task("reports", Kind::Leaf, move |shutdown, heartbeat| {
-            reporter::run(parts.clone(), shutdown, heartbeat)
-        });
+        supervisor
+            .tasks()
+            .task("reports", Kind::Leaf, move |shutdown, heartbeat| {
+                reporter::run(parts.clone(), shutdown, heartbeat)
+            });
         let until = async {
             while !enough(&self.totals().await) {
                 sleep(LOOK).await;
@@ -396,9 +398,11 @@ async fn one_report_that_fails_for_ever_does_not_keep_the_others_back() {
         let parts = desk.parts(&sink, OnUnknown::Resend);
         let link = parts.link.clone();
         let mut supervisor = Supervisor::new();
-        supervisor.task("reports", Kind::Leaf, move |shutdown, heartbeat| {
-            reporter::run(parts.clone(), shutdown, heartbeat)
-        });
+        supervisor
+            .tasks()
+            .task("reports", Kind::Leaf, move |shutdown, heartbeat| {
+                reporter::run(parts.clone(), shutdown, heartbeat)
+            });
         let until = async {
             // One after the other, so that each comes while the first has just failed.
             for number in 1..20 {

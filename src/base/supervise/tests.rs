@@ -35,7 +35,7 @@ fn failing(kind: Kind, fail: fn()) -> (Supervisor, Starts) {
     let mut supervisor = Supervisor::new();
     let starts = Starts::default();
     let count = starts.clone();
-    supervisor.task("it", kind, move |_, _| {
+    supervisor.tasks().task("it", kind, move |_, _| {
         count.add();
         async move { fail() }
     });
@@ -92,9 +92,11 @@ async fn an_essential_task_is_given_up_after_five_failures() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_while_the_task_is_made_is_a_failure_too() {
     let mut supervisor = Supervisor::new();
-    supervisor.task("it", Kind::Essential, |_, _| -> std::future::Ready<()> {
-        panic!("no")
-    });
+    supervisor
+        .tasks()
+        .task("it", Kind::Essential, |_, _| -> std::future::Ready<()> {
+            panic!("no")
+        });
     let ended = supervisor.run(pending(), GRACE).await;
     assert!(matches!(ended, Ended::EssentialFailed { why, .. } if why == "panicked: no"));
 }
@@ -104,12 +106,14 @@ async fn an_essential_task_that_fails_now_and_then_goes_on() {
     let mut supervisor = Supervisor::new();
     let starts = Starts::default();
     let count = starts.clone();
-    supervisor.task("it", Kind::Essential, move |mut shutdown, _| {
-        count.add();
-        async move {
-            let _ = timeout(seconds(61), shutdown.requested()).await;
-        }
-    });
+    supervisor
+        .tasks()
+        .task("it", Kind::Essential, move |mut shutdown, _| {
+            count.add();
+            async move {
+                let _ = timeout(seconds(61), shutdown.requested()).await;
+            }
+        });
     let ended = supervisor.run(sleep(seconds(3_600)), GRACE).await;
     assert_eq!(ended, Ended::Stopped);
     // It lived long each time, so each pause was short.
@@ -126,7 +130,7 @@ async fn deadlock() {
 #[tokio::test(start_paused = true)]
 async fn an_essential_task_that_hangs_ends_the_run() {
     let mut supervisor = Supervisor::new();
-    supervisor.watched_task(
+    supervisor.tasks().watched_task(
         "it",
         Kind::Essential,
         seconds(30),
@@ -156,9 +160,13 @@ async fn an_essential_task_that_hangs_ends_the_run() {
 async fn the_board_names_the_essential_tasks_that_hang_under_a_stuck_supervisor() {
     let mut supervisor = Supervisor::new();
     for (name, kind) in [("vital", Kind::Essential), ("leaf", Kind::Leaf)] {
-        supervisor.watched_task(name, kind, seconds(30), |_, _| deadlock());
+        supervisor
+            .tasks()
+            .watched_task(name, kind, seconds(30), |_, _| deadlock());
     }
-    supervisor.task("unwatched", Kind::Essential, |_, _| deadlock());
+    supervisor
+        .tasks()
+        .task("unwatched", Kind::Essential, |_, _| deadlock());
     let board = supervisor.board();
     let mut run = Box::pin(supervisor.run(pending(), GRACE));
     assert!(timeout(seconds(29), &mut run).await.is_err());
@@ -172,14 +180,16 @@ async fn a_leaf_that_hangs_is_aborted_and_started_again() {
     let mut supervisor = Supervisor::new();
     let (starts, ends) = (Starts::default(), Starts::default());
     let (count, ended) = (starts.clone(), ends.clone());
-    supervisor.watched_task("it", Kind::Leaf, seconds(5), move |_, _| {
-        count.add();
-        let guard = OnDrop(ended.clone());
-        async move {
-            let _guard = guard;
-            deadlock().await;
-        }
-    });
+    supervisor
+        .tasks()
+        .watched_task("it", Kind::Leaf, seconds(5), move |_, _| {
+            count.add();
+            let guard = OnDrop(ended.clone());
+            async move {
+                let _guard = guard;
+                deadlock().await;
+            }
+        });
     let board = supervisor.board();
     let ended = supervisor.run(sleep(seconds(18)), GRACE).await;
     assert_eq!(ended, Ended::TimedOut(vec!["it".to_owned()]));
@@ -208,7 +218,7 @@ async fn a_stop_waits_for_tasks_that_end_and_aborts_the_others() {
     let mut supervisor = Supervisor::new();
     let (finished, dropped) = (Starts::default(), Starts::default());
     let count = finished.clone();
-    supervisor.watched_task(
+    supervisor.tasks().watched_task(
         "good",
         Kind::Essential,
         seconds(1),
@@ -226,7 +236,7 @@ async fn a_stop_waits_for_tasks_that_end_and_aborts_the_others() {
         },
     );
     let guard = dropped.clone();
-    supervisor.task("deaf", Kind::Leaf, move |_, _| {
+    supervisor.tasks().task("deaf", Kind::Leaf, move |_, _| {
         let guard = OnDrop(guard.clone());
         async move {
             let _guard = guard;
@@ -263,14 +273,16 @@ async fn the_others_may_end_in_peace_when_an_essential_one_is_given_up() {
     let (mut supervisor, _) = failing(Kind::Essential, || {});
     let finished = Starts::default();
     let count = finished.clone();
-    supervisor.task("other", Kind::Essential, move |mut shutdown, _| {
-        let count = count.clone();
-        async move {
-            shutdown.requested().await;
-            sleep(seconds(1)).await;
-            count.add();
-        }
-    });
+    supervisor
+        .tasks()
+        .task("other", Kind::Essential, move |mut shutdown, _| {
+            let count = count.clone();
+            async move {
+                shutdown.requested().await;
+                sleep(seconds(1)).await;
+                count.add();
+            }
+        });
     let ended = supervisor.run(pending(), GRACE).await;
     assert!(matches!(ended, Ended::EssentialFailed { name, .. } if name == "it"));
     assert_eq!(finished.count(), 1);
@@ -282,7 +294,7 @@ async fn dropping_the_run_ends_all_tasks() {
     let guard = dropped.clone();
     let mut supervisor = Supervisor::new();
     let mut shutdown = supervisor.shutdown();
-    supervisor.task("it", Kind::Leaf, move |_, _| {
+    supervisor.tasks().task("it", Kind::Leaf, move |_, _| {
         let guard = OnDrop(guard.clone());
         async move {
             let _guard = guard;
@@ -319,9 +331,11 @@ impl Log {
 async fn a_group_is_over_before_what_takes_its_place_begins_and_the_others_run_on() {
     let mut supervisor = Supervisor::new();
     let (board, groups, log) = (supervisor.board(), supervisor.groups(), Log::default());
-    supervisor.task("stays", Kind::Essential, |mut shutdown, _| async move {
-        shutdown.requested().await;
-    });
+    supervisor
+        .tasks()
+        .task("stays", Kind::Essential, |mut shutdown, _| async move {
+            shutdown.requested().await;
+        });
     let notes = log.clone();
     let reload = async {
         let slow = notes.clone();
@@ -358,9 +372,11 @@ async fn a_group_is_over_before_what_takes_its_place_begins_and_the_others_run_o
 async fn a_group_that_does_not_end_is_aborted_and_alone() {
     let mut supervisor = Supervisor::new();
     let (board, groups) = (supervisor.board(), supervisor.groups());
-    supervisor.task("stays", Kind::Essential, |mut shutdown, _| async move {
-        shutdown.requested().await;
-    });
+    supervisor
+        .tasks()
+        .task("stays", Kind::Essential, |mut shutdown, _| async move {
+            shutdown.requested().await;
+        });
     let reload = async {
         let (group, ()) = groups.start(|tasks| {
             tasks.task("deaf", Kind::Essential, |_, _| pending());
