@@ -10,6 +10,7 @@ pub mod health;
 pub mod ids;
 pub mod ports;
 pub mod progress;
+pub mod pushed;
 pub mod report;
 pub mod tally;
 pub mod user_list;
