@@ -12,7 +12,7 @@ use super::values::{self, Read, quoted};
 use crate::base::secret::Secret;
 
 /// The least that cannot be guessed in the time that there is.
-const READ_TOKEN_BYTES_MIN: usize = 16;
+const SECRET_BYTES_MIN: usize = 16;
 /// The word for no listener.
 const OFF: &str = "off";
 
@@ -50,7 +50,7 @@ pub(super) fn read(source: &Source) -> Http {
         scheduler_listen: section.value("scheduler_listen", address),
         tls: tls(&section),
         hosts: section.optional("hosts", hosts).unwrap_or_default(),
-        read_token: section.optional("read_token", read_token),
+        read_token: section.optional("read_token", secret),
         allow_insecure: section.value("allow_insecure", values::boolean),
     };
     let names = ["listen", "scheduler_listen"];
@@ -101,13 +101,13 @@ fn exposed(http: &Http, listen: Option<SocketAddr>) -> Option<Complaint> {
     None
 }
 
-/// A token that nobody guesses, in characters that a header carries. Never shown.
-fn read_token(text: &str) -> Read<Secret> {
-    let fits = text.len() >= READ_TOKEN_BYTES_MIN && text.bytes().all(|it| it.is_ascii_graphic());
+/// What nobody guesses, in characters that a header carries. Never shown.
+pub(super) fn secret(text: &str) -> Read<Secret> {
+    let fits = text.len() >= SECRET_BYTES_MIN && text.bytes().all(|it| it.is_ascii_graphic());
     if fits {
         return Ok(Secret::new(text));
     }
-    let what = format!("is not {READ_TOKEN_BYTES_MIN} or more characters of ASCII without spaces");
+    let what = format!("is not {SECRET_BYTES_MIN} or more characters of ASCII without spaces");
     let mend = "take one that nobody guesses, such as what «openssl rand -hex 32» prints";
     Err(Complaint::new(what, mend))
 }

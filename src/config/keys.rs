@@ -65,7 +65,7 @@ impl Key {
 }
 
 /// The groups of keys: name, how the file writes it, what it is about.
-pub(super) const GROUPS: [(&str, &str, &str); 12] = [
+pub(super) const GROUPS: [(&str, &str, &str); 15] = [
     ("panel", "[panel]", "The panel that is polled."),
     (
         "sync",
@@ -90,6 +90,22 @@ pub(super) const GROUPS: [(&str, &str, &str); 12] = [
     ),
     ("state", "[state]", "What the agent keeps for itself."),
     ("http", "[http]", "The agent's HTTP server."),
+    (
+        "kernel",
+        "[kernel]",
+        "The control plane of a panel that pushes, `/v1` of the HTTP server. It is served once a \
+         credential is set, or with `http.allow_insecure`.",
+    ),
+    (
+        "kernel.panel",
+        "[kernel.panel]",
+        "A panel that is told of nodes and traffic without having registered for it.",
+    ),
+    (
+        "kernel.panel.bindings",
+        "[[kernel.panel.bindings]]",
+        "By which numbers that panel knows an inbound.",
+    ),
     ("log", "[log]", "The log, on standard error."),
     (
         "xray",
@@ -109,7 +125,7 @@ pub(super) const GROUPS: [(&str, &str, &str); 12] = [
 ];
 
 /// The groups that are lists of tables.
-pub(super) const LISTS: [&str; 2] = ["xray", "node"];
+pub(super) const LISTS: [&str; 3] = ["xray", "node", "kernel.panel.bindings"];
 
 use Fallback::{Told, Value};
 use Kind::{Boolean, Duration, Integer, List, Text, TextOrEmpty};
@@ -133,7 +149,7 @@ const fn key(
 /// All keys, in the order of the reference.
 // By hand, two lines a key: one a line is too long, and rustfmt would make it seven.
 #[rustfmt::skip]
-pub(super) static KEYS: [Key; 51] = [
+pub(super) static KEYS: [Key; 66] = [
     key("panel.url", "PANEL_BASE_URL", Text, Value("http://localhost:3000"),
         "Address of the panel, `http` or `https`."),
     key("panel.token", "INTERNAL_API_KEY", Text, Told("required"),
@@ -210,6 +226,37 @@ pub(super) static KEYS: [Key; 51] = [
         "By this bearer token others than this host may read `/metrics` and `/openapi.json`; at least 16 characters."),
     key("http.allow_insecure", "HTTP_ALLOW_INSECURE", Boolean, Value("false"),
         "Answer without a credential; only while all listeners are on loopback."),
+    key("kernel.access_key", "KERNEL_ACCESS_KEY", Text, Told("none"),
+        "Name of the panel that pushes, as the user of HTTP's basic authentication; goes with `secret_key`."),
+    key("kernel.secret_key", "KERNEL_SECRET_KEY", Text, Told("none"),
+        "Its password; at least 16 characters."),
+    key("kernel.token", "KERNEL_TOKEN", Text, Told("none"),
+        "A bearer token that opens the same; at least 16 characters."),
+    key("kernel.callbacks_allow", "KERNEL_CALLBACKS_ALLOW", Text, Told("none"),
+        "What callbacks that were registered may reach of this host and of private networks: addresses, \
+         networks and names, each with a port or for all, between commas."),
+    key("kernel.degraded_after", "KERNEL_DEGRADED_AFTER", Integer, Value("1"),
+        "Failures in a row from which on a node is degraded; at most 1000."),
+    key("kernel.unhealthy_after", "KERNEL_UNHEALTHY_AFTER", Integer, Value("3"),
+        "Failures in a row from which on it is unhealthy; not under `degraded_after`."),
+    key("kernel.export_dir", "KERNEL_EXPORT_DIR", Text, Told("none: nothing is exported"),
+        "The folder under which `/v1/export` may write."),
+    key("kernel.geo_dir", "KERNEL_GEO_DIR", Text, Told("none: no providers"),
+        "The folder of Xray's geo data, `geoip.dat` and its like, shown as providers of rules."),
+    key("kernel.audit_keep", "KERNEL_AUDIT_KEEP", Integer, Value("100000"),
+        "Calls that changed something of which a record is kept; the oldest go."),
+    key("kernel.panel.url", "KERNEL_PANEL_URL", Text, Told("none"),
+        "Its address, `http` or `https`."),
+    key("kernel.panel.token", "KERNEL_PANEL_TOKEN", Text, Told("none"),
+        "Its webhook's token, sent as `X-ZNP-Webhook-Token`."),
+    key("kernel.panel.bindings", "", List, Told("none"),
+        "Inbounds with the panel's numbers: a table for each."),
+    key("kernel.panel.bindings.inbound", "", Text, Told("required"),
+        "The inbound's `kernel_id`."),
+    key("kernel.panel.bindings.node_id", "", Integer, Told("required"),
+        "The panel's number of the node."),
+    key("kernel.panel.bindings.binding_id", "", Integer, Told("required"),
+        "The panel's number of its binding."),
     key("log.format", "LOG_FORMAT", Text, Told("`text` on a terminal, else `json`"),
         "`text` or `json`."),
     key("log.filter", "RUST_LOG", Text, Value("info"),

@@ -6,6 +6,7 @@ mod clashes;
 mod env;
 mod example;
 mod http;
+mod kernel;
 mod keys;
 mod nodes;
 mod problems;
@@ -34,6 +35,7 @@ use crate::model::ports::PortRange;
 pub use env::Environment;
 pub use example::{EXAMPLE, example_with, is_untouched};
 pub use http::{Http, Tls};
+pub use kernel::{Binding, Kernel, KernelPanel};
 pub use keys::reference;
 pub use problems::{Problem, Problems};
 pub use read::{Need, Sources, read, token_file};
@@ -44,7 +46,8 @@ pub const DEFAULT_FILE: &str = "/etc/xray-agent/config.toml";
 /// Everything that is configured.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The panel that is polled. `None` only for commands that need none (`Need::Apply`, `Need::Cut`).
+    /// The panel that is polled. `None` where one pushes instead and none is set, and for commands that
+    /// need none (`Need::Apply`, `Need::Cut`).
     pub panel: Option<Panel>,
     /// What is done with the allowed users.
     pub mode: ApplyMode,
@@ -68,6 +71,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The HTTP server.
     pub http: Http,
+    /// The control plane of a panel that pushes.
+    pub kernel: Kernel,
     /// How the log is written.
     pub log: Log,
 }

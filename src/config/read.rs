@@ -9,7 +9,7 @@ use super::source::Source;
 use super::toml_file::TomlFile;
 use super::{
     ApplyMode, Brake, Config, DEFAULT_FILE, Environment, Hook, Kick, Log, Metrics, Output, Panel,
-    Proxy, Sync, Traffic, addresses, http, nodes, token, unknown, values, xrays,
+    Proxy, Sync, Traffic, addresses, http, kernel, nodes, token, unknown, values, xrays,
 };
 use crate::model::ids::NodeId;
 
@@ -128,10 +128,13 @@ fn config(source: &Source, need: Need) -> Config {
     let mode = mode(source, need, &hook);
     let xrays = xrays::read(source);
     let output = output(source);
+    let http = http::read(source);
+    let nodes = nodes::read(source, need, mode, &xrays);
+    let kernel = kernel::read(source, need, &http, &nodes);
     Config {
         panel: panel(source, need),
         mode,
-        nodes: nodes::read(source, need, mode, &xrays),
+        nodes,
         xrays,
         hook,
         kick: kick(source),
@@ -140,7 +143,8 @@ fn config(source: &Source, need: Need) -> Config {
         metrics: metrics(source),
         state_dir: state_dir(source, &output.dir),
         output,
-        http: http::read(source),
+        http,
+        kernel,
         log: log(source),
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Section<'a> {
 impl Source {
     /// The file's `[group]`, be it there or not.
     pub(super) fn section(&self, group: &'static str) -> Section<'_> {
-        let entry = self.file.as_ref().and_then(|file| file.root.get(group));
+        let entry = self.entry(group);
         let table = entry.and_then(|entry| match &entry.value {
             Value::Table(table) => Some(table),
             _ => None,
@@ -53,9 +53,21 @@ impl Source {
         }
     }
 
+    /// What the file has under the name of a group, within tables where that has points.
+    fn entry(&self, group: &str) -> Option<&Entry> {
+        let (above, name) = group.rsplit_once('.').unwrap_or(("", group));
+        if above.is_empty() {
+            return self.file.as_ref()?.root.get(name);
+        }
+        match &self.entry(above)?.value {
+            Value::Table(table) => table.get(name),
+            _ => None,
+        }
+    }
+
     /// Each of the file's `[[group]]`.
     pub(super) fn sections(&self, group: &'static str) -> Vec<Section<'_>> {
-        let entry = self.file.as_ref().and_then(|file| file.root.get(group));
+        let entry = self.entry(group);
         let Some(Value::List(items)) = entry.map(|entry| &entry.value) else {
             return Vec::new();
         };

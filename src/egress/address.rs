@@ -7,6 +7,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::model::allowed::is_within;
+
 /// What an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -138,11 +140,6 @@ pub(super) fn kind(address: IpAddr) -> Kind {
         }),
     };
     found.expect("invariant: each table ends with a range that holds all")
-}
-
-/// Whether two addresses of one family share a prefix of so many bits.
-pub(super) fn is_within(bits_shared: u32, length: u8) -> bool {
-    bits_shared >= u32::from(length)
 }
 
 /// The addresses that a packet to this one may end at, this one only where it carries no other.

@@ -7,7 +7,6 @@
 //! `policy` alone.
 
 mod address;
-mod allowed;
 mod call;
 mod client;
 mod dial;
@@ -26,8 +25,8 @@ mod resolve;
 mod spelling_tests;
 mod target;
 
+pub use crate::model::allowed::Allowed;
 pub use address::Kind;
-pub use allowed::{Allowed, NotAnEntry};
 pub use call::{Answer, Call, End};
 pub use client::EgressClient;
 pub use dial::{Checked, Gate};

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use url::{Host, Url};
 
 use super::address::{self, Kind};
-use super::allowed::Allowed;
-use super::target::{Target, without_dot};
+use super::target::Target;
+use crate::model::allowed::{Allowed, without_dot};
 
 /// What one kind of caller may reach.
 #[derive(Clone, Debug)]
@@ -198,7 +198,9 @@ impl Policy {
     fn is_open(&self, target: &Target, address: IpAddr) -> bool {
         match &self.reach {
             Reach::Anything | Reach::Near => true,
-            Reach::Listed(allowed) => allowed.iter().any(|it| it.opens(target, address)),
+            Reach::Listed(allowed) => allowed
+                .iter()
+                .any(|it| it.opens(target.name(), target.port(), address)),
         }
     }
 

@@ -10,6 +10,7 @@ use url::{Host, Url};
 
 use super::policy::{Refusal, Why};
 use crate::base::redact;
+use crate::model::allowed::without_dot;
 
 /// Most characters of a user's text that a message shows.
 const SHOWN_CHARS: usize = 120;
@@ -118,11 +119,6 @@ impl fmt::Display for Target {
             port => write!(f, ":{port}"),
         }
     }
-}
-
-/// A name without the dot that ends a complete one.
-pub(super) fn without_dot(name: &str) -> &str {
-    name.strip_suffix('.').unwrap_or(name)
 }
 
 /// Of a URL what may be seen: its path may hold a token, its user a password.

@@ -1,5 +1,6 @@
 //! Plain data that every layer speaks of, and the traits by which engines meet. No effects.
 
+pub mod allowed;
 pub mod around_removal;
 pub mod cut;
 pub mod delivery;

@@ -29,6 +29,7 @@ pub(super) fn changes(old: &Config, new: Config) -> (Config, Changes) {
         ..new
     };
     config.log.format = old.log.format;
+    config.kernel.allow_insecure = old.kernel.allow_insecure;
     let panel = old.panel != config.panel;
     let xray = old.xrays != config.xrays;
     let nodes = old.nodes != config.nodes;
@@ -37,6 +38,7 @@ pub(super) fn changes(old: &Config, new: Config) -> (Config, Changes) {
     let sync = old.sync != config.sync;
     let traffic = old.traffic != config.traffic;
     let output = old.output != config.output;
+    let told = old.kernel.panel != config.kernel.panel;
     let at_once = [
         ("panel", panel),
         ("xray", xray),
@@ -46,13 +48,14 @@ pub(super) fn changes(old: &Config, new: Config) -> (Config, Changes) {
         ("traffic", traffic),
         ("metrics", old.metrics != config.metrics),
         ("output", output),
+        ("kernel", old.kernel != config.kernel),
         ("log", old.log != config.log),
     ];
     let changes = Changes {
         sections: named(at_once),
         after_restart: named(after_restart),
         sync: panel || xray || nodes || apply || sync || output,
-        traffic: panel || xray || nodes || mode || traffic,
+        traffic: panel || told || xray || nodes || mode || traffic,
     };
     (config, changes)
 }
@@ -105,6 +108,12 @@ mod tests {
                 "3",
                 "traffic",
                 (false, true),
+            ),
+            (
+                "KERNEL_TOKEN",
+                "another-0123456789",
+                "kernel",
+                (false, false),
             ),
             ("RUST_LOG", "debug", "log", (false, false)),
         ];

@@ -7,9 +7,6 @@ use std::str::FromStr;
 
 use url::Host;
 
-use super::address::is_within;
-use super::target::{Target, without_dot};
-
 /// One entry of the list: `10.0.0.0/8`, `[fd00::5]:8080`, `fd00::/8`, `host.example:8080`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allowed {
@@ -26,23 +23,31 @@ enum What {
 
 /// Why a text is no entry, and what one looks like.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0}; write an address, a network or a name, with a port if need be: 10.0.0.5:8080, \
-     10.0.0.0/8, [fd00::5]:8080, fd00::/8, hooks.internal:8080"
-)]
+#[error("{0}; {example}", example = Allowed::EXAMPLE)]
 pub struct NotAnEntry(String);
 
+impl NotAnEntry {
+    /// What is wrong, alone.
+    pub fn why(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Allowed {
-    /// Whether the entry opens this address of the target.
-    pub(super) fn opens(&self, target: &Target, address: IpAddr) -> bool {
-        self.port.is_none_or(|port| port == target.port()) && self.what.holds(target, address)
+    /// What to write.
+    pub const EXAMPLE: &str = "write an address, a network or a name, with a port if need be: \
+        10.0.0.5:8080, 10.0.0.0/8, [fd00::5]:8080, fd00::/8, hooks.internal:8080";
+
+    /// Whether the entry opens this address to whoever asked for that name, if for one, and port.
+    pub fn opens(&self, name: Option<&str>, port: u16, address: IpAddr) -> bool {
+        self.port.is_none_or(|it| it == port) && self.what.holds(name, address)
     }
 }
 
 impl What {
-    fn holds(&self, target: &Target, address: IpAddr) -> bool {
+    fn holds(&self, name: Option<&str>, address: IpAddr) -> bool {
         match (self, address) {
-            (Self::Name(name), _) => target.name().is_some_and(|it| without_dot(it) == name),
+            (Self::Name(own), _) => name.is_some_and(|it| without_dot(it) == own),
             (Self::Network(IpAddr::V4(first), length), IpAddr::V4(address)) => is_within(
                 (first.to_bits() ^ address.to_bits()).leading_zeros(),
                 *length,
@@ -112,13 +117,26 @@ fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
+/// A name without the dot that ends a complete one.
+pub fn without_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// Whether two addresses of one family share a prefix of so many bits.
+pub fn is_within(bits_shared: u32, length: u8) -> bool {
+    bits_shared >= u32::from(length)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn opens(entry: &str, target: &str, address: &str) -> bool {
         let entry: Allowed = entry.parse().unwrap();
-        entry.opens(&Target::parse(target).unwrap(), address.parse().unwrap())
+        let (host, port) = target.rsplit_once(':').unwrap();
+        let name = host.to_lowercase();
+        let name = host.parse::<IpAddr>().is_err().then_some(name.as_str());
+        entry.opens(name, port.parse().unwrap(), address.parse().unwrap())
     }
 
     #[test]
