@@ -23,5 +23,7 @@ pub mod registry;
 pub mod sync;
 pub mod traffic;
 
+pub mod kernel;
+
 pub mod app;
 pub mod cli;

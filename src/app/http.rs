@@ -138,6 +138,9 @@ impl Health for Known {
         if let Some(traffic) = traffic {
             dependencies.push(needed("store", traffic.ledger_error.is_none()));
         }
+        if let Some(store) = now.agent_store {
+            dependencies.push(needed("agent store", store.trouble().is_none()));
+        }
         dependencies.push(useful("panel", panel));
         dependencies.push(useful(
             "xray",

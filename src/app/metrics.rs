@@ -2,6 +2,7 @@
 //! Prometheus. Nothing here waits for a panel, an Xray or the ledger's writer.
 
 mod ledger;
+mod of_store;
 mod of_traffic;
 mod of_users;
 
@@ -54,6 +55,9 @@ impl Meter {
             of_traffic::add(&mut page, &traffic.handle);
             let seen = traffic.looker.seen().await;
             of_traffic::add_ledger(&mut page, seen.as_deref(), self.clock.now());
+        }
+        if let Some(store) = &now.agent_store {
+            of_store::add(&mut page, store);
         }
         let traffic = now.traffic.iter();
         let requests = traffic.flat_map(|traffic| traffic.handle.requests());

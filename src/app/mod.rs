@@ -1,6 +1,7 @@
 //! The running agent: the only place that wires everything. It builds, runs until a signal, and
 //! stops in order; `--once` is the same with one pass in between.
 
+mod agent_store;
 mod control;
 mod cutting;
 pub mod doctor;

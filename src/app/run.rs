@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use tracing::info;
 
+use super::agent_store::AgentStore;
 use super::http::Surfaces;
 use super::metrics::Meter;
 use super::reload::{self, Origin, Reloader, Reloads};
@@ -15,10 +17,13 @@ use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
 use super::traffic::TrafficError;
 use super::wiring::Wiring;
+use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::supervise::{Ended, Kind, Supervisor};
 use crate::config::Config;
+use crate::model::event::EventName;
 use crate::model::progress::Progress;
+use crate::store::StoreError;
 use crate::sync::engine::BuildError;
 use crate::sync::status::NodeStatus;
 use crate::traffic::status::TrafficStatus;
@@ -72,8 +77,11 @@ pub enum RunError {
     #[error("cannot count traffic: {0}")]
     Traffic(#[from] TrafficError),
     /// What is on the disk is not known any more.
-    #[error("the ledger's disk failed: {0}")]
+    #[error("{0}")]
     Disk(String),
+    /// The store of events cannot be used.
+    #[error("cannot keep events: {0}")]
+    Store(#[from] StoreError),
     /// Signals cannot be heeded.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -107,6 +115,9 @@ pub async fn run(
     let running = wiring.start(config, !matches!(style, Style::Now { .. }))?;
     let mut outcome = Ok(Outcome::Stopped);
     let ended = if let Style::Daemon { fail_fast } = style {
+        let agent_store = AgentStore::open(config, Clock::system()).await?;
+        agent_store.add(&mut supervisor);
+        running.change(|engines| engines.agent_store = Some(agent_store.clone()));
         let (reloads, asked) = Reloads::new(origin.stamp);
         add_surfaces(config, &origin, &running, &reloads, &mut supervisor)?;
         let reloader = Reloader::new(origin, wiring, running.clone(), reloads);
@@ -118,7 +129,11 @@ pub async fn run(
             fail_fast,
             again: false,
         };
-        let until = async { outcome = unless_disk_fails(&running, serving.serve()).await };
+        let until = async {
+            agent_store.tell_of_the_start(config).await;
+            outcome = unless_disk_fails(&running, serving.serve()).await;
+            agent_store.tell(EventName::AgentStopping, &json!({})).await;
+        };
         supervisor.run(until, GRACE).await
     } else {
         let until = async {
@@ -168,12 +183,20 @@ fn add_surfaces(
     Ok(())
 }
 
-/// Lets go of what ran, in order: the ledger's file is closed when nobody needs it any more.
+/// Lets go of what ran, in order: a store's file is closed when nobody needs it any more.
 async fn close(running: Running) {
-    let Engines { sync, traffic, .. } = running.now();
+    let Engines {
+        sync,
+        traffic,
+        agent_store,
+        ..
+    } = running.now();
     drop((running, sync));
     if let Some(traffic) = traffic {
         traffic.handle.let_go().await;
+    }
+    if let Some(agent_store) = agent_store {
+        agent_store.let_go().await;
     }
 }
 

@@ -6,10 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::agent_store::AgentStore;
 use super::metrics::Looker;
 use crate::config::{Config, Panel};
 use crate::model::around_removal::AroundRemoval;
 use crate::model::ids::UserId;
+use crate::store::agent;
 use crate::sync;
 use crate::traffic;
 use crate::traffic::sink::Sink;
@@ -27,6 +29,8 @@ pub(super) struct Engines {
     pub(super) sync: sync::engine::Handle,
     /// Their traffic; `None` where it is not counted.
     pub(super) traffic: Option<Traffic>,
+    /// Events and what is kept beside traffic; `None` in single passes.
+    pub(super) agent_store: Option<AgentStore>,
 }
 
 /// Traffic that is counted.
@@ -53,16 +57,26 @@ impl Running {
     pub(super) async fn disk_failed(&self) -> String {
         let mut changes = self.0.subscribe();
         loop {
-            let traffic = changes.borrow_and_update().traffic.clone();
-            let failed = async {
+            let (traffic, agent_store) = {
+                let now = changes.borrow_and_update();
+                (now.traffic.clone(), now.agent_store.clone())
+            };
+            let ledger_failed = async {
                 match &traffic {
                     Some(traffic) => traffic.handle.failed().await,
                     None => std::future::pending().await,
                 }
             };
-            // Both arms are cancel-safe.
+            let agent_failed = async {
+                match &agent_store {
+                    Some(store) => store.failed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            // All arms are cancel-safe.
             tokio::select! {
-                why = failed => return why,
+                why = ledger_failed => return format!("the ledger's disk failed: {why}"),
+                why = agent_failed => return format!("the disk of {} failed: {why}", agent::FILE),
                 next = changes.changed() => {
                     next.expect("invariant: this handle holds the sender");
                 }

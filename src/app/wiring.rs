@@ -116,6 +116,7 @@ impl Wiring {
             config: Arc::new(config.clone()),
             sync,
             traffic,
+            agent_store: None,
         }))
     }
 

@@ -18,6 +18,7 @@ mod pins;
 mod policy;
 #[cfg(test)]
 mod policy_tests;
+mod post;
 mod proxy;
 mod redirect;
 mod resolve;
@@ -32,5 +33,6 @@ pub use client::EgressClient;
 pub use dial::{Checked, Gate};
 pub use error::{Cause, Class, EgressError};
 pub use policy::{Around, NOTHING_AROUND, Own, Policy, Refusal, Why};
+pub use post::Courier;
 pub use resolve::{Names, SystemNames};
 pub use target::Target;

@@ -14,6 +14,8 @@ use crate::base::clock::Clock;
 pub const FILE: &str = "agent.db";
 /// All that can wait in the queue shares a commit: a burst costs a few syncs of the disk.
 const GROUP_MAX: usize = super::QUEUE_MAX;
+/// Most of what is read is a row by its number; an idle agent takes 16 MiB in all.
+const CACHE_KIB: u32 = 512;
 /// The steps of its schema, in order.
 const MIGRATIONS: &[&str] = &[include_str!("agent/001_events.sql")];
 
@@ -24,6 +26,7 @@ pub fn spec(state_dir: &Path, clock: Clock) -> Spec {
         file: file(state_dir),
         migrations: MIGRATIONS,
         group_max: GROUP_MAX,
+        cache_kib: CACHE_KIB,
         clock,
     }
 }

@@ -62,6 +62,8 @@ pub struct Spec {
     /// How many works that wait may share a commit: one sync of the disk for all of them, and the
     /// answer to each only when all are done. 1: each has its own.
     pub group_max: usize,
+    /// How much of the file SQLite may keep in memory, in KiB.
+    pub cache_kib: u32,
     /// Names files set aside and times commits.
     pub clock: Clock,
 }

@@ -30,17 +30,15 @@ const CHECKED_BYTES_MAX: u64 = 8 << 20;
 const CHECKED_UNCLOSED_BYTES_MAX: u64 = 256 << 20;
 /// Statements that an engine uses in its loop stay prepared.
 const STATEMENTS_CACHED: usize = 64;
-/// Set at every opening. `cache_size` is in KiB when negative: about 2 MiB. The log is taken into the
-/// database when it is 128 pages long, half a MiB: one that is left to grow to SQLite's 4 MiB fills a
-/// small disk by itself, and then there is no room to take it in. After that it is cut to 4 MiB
-/// (`journal_size_limit`, bytes), which only a large transaction makes longer. SQLite
-/// passes over a checkpoint that fails; what it was to move stays in the log, which each commit
-/// syncs, and is written again by the next one.
+/// Set at every opening. The log is taken into the database when it is 128 pages long, half a MiB: one
+/// that is left to grow to SQLite's 4 MiB fills a small disk by itself, and then there is no room to
+/// take it in. After that it is cut to 4 MiB (`journal_size_limit`, bytes), which only a large
+/// transaction makes longer. SQLite passes over a checkpoint that fails; what it was to move stays in
+/// the log, which each commit syncs, and is written again by the next one.
 const PRAGMAS: &str = "
     PRAGMA synchronous = FULL;
     PRAGMA foreign_keys = ON;
     PRAGMA temp_store = MEMORY;
-    PRAGMA cache_size = -2000;
     PRAGMA wal_autocheckpoint = 128;
     PRAGMA journal_size_limit = 4194304;
 ";
@@ -94,6 +92,8 @@ pub(super) fn open(spec: &Spec) -> Result<Opened, Trouble> {
         Identity::Empty => hear_the_witness(file, 0)?,
     }
     connection.execute_batch(PRAGMAS)?;
+    // In KiB where it is negative.
+    connection.pragma_update(None, "cache_size", -i64::from(spec.cache_kib))?;
     log_ahead(&connection)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     migrate(&mut connection, spec.migrations)?;

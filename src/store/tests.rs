@@ -24,6 +24,7 @@ pub(super) fn spec(folder: &Path) -> Spec {
         file: folder.join("test.db"),
         migrations: MIGRATIONS,
         group_max: 1,
+        cache_kib: 2_000,
         clock: Clock::system(),
     }
 }

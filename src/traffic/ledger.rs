@@ -26,6 +26,8 @@ use crate::model::tally::Distribution;
 use crate::store::{self, Health, Spec, Store, StoreError, Work, WorkError};
 use collect::Cache;
 
+/// Baselines and open rows of some thousand users stay in memory from one read to the next.
+const CACHE_KIB: u32 = 2_000;
 /// The ledger's file in the state folder.
 pub const FILE: &str = "ledger.db";
 
@@ -91,6 +93,7 @@ pub fn spec(state_dir: &Path, clock: Clock) -> Spec {
         file: file(state_dir),
         migrations: schema::MIGRATIONS,
         group_max: 1,
+        cache_kib: CACHE_KIB,
         clock,
     }
 }

@@ -133,7 +133,7 @@ impl Looker {
 }
 
 /// The database and its log.
-fn size_of(file: &Path) -> u64 {
+pub(super) fn size_of(file: &Path) -> u64 {
     let mut log = file.as_os_str().to_owned();
     log.push("-wal");
     let files = [file.to_owned(), PathBuf::from(log)];

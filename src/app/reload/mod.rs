@@ -191,6 +191,9 @@ impl Reloader {
                 traffic.looker = self.wiring.looker(&config);
             }
         });
+        if let Some(store) = &before.agent_store {
+            store.reconfigure(&config);
+        }
         drop(before);
         self.wiring.replace(&config, next, &self.running).await;
         Ok(Reloaded {

@@ -1,0 +1,138 @@
+//! What stands on `agent.db` in an agent that keeps running: events, and the sending of what waits for
+//! their targets. Single passes leave it alone.
+//!
+//! Kept here: the file is closed only when nobody needs it any more, so that its log is taken in; what
+//! a delivery may reach is what the configuration in force says.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::run::HANGS_AFTER;
+use crate::base::clock::Clock;
+use crate::base::supervise::{Kind, Supervisor};
+use crate::config::{Config, XrayAddress};
+use crate::deliver;
+use crate::egress::{Courier, Own, Target};
+use crate::events::Events;
+use crate::events::bus::Bounds;
+use crate::events::outbox::{Limits, Outbox};
+use crate::kernel::callbacks::Callbacks;
+use crate::model::event::{Event, EventName};
+use crate::store::{State, Store, StoreError, agent};
+
+/// A store that hangs does not hold up the start or the end for the sake of an event.
+const EVENT_TAKES: Duration = Duration::from_secs(2);
+
+/// A handle; clones share all of it.
+#[derive(Clone)]
+pub(super) struct AgentStore {
+    pub(super) events: Events,
+    pub(super) courier: Courier,
+    store: Store,
+    file: PathBuf,
+    clock: Clock,
+}
+
+impl AgentStore {
+    /// That of the state folder of `config`, whose lock the caller holds.
+    pub(super) async fn open(config: &Config, clock: Clock) -> Result<Self, StoreError> {
+        let store = agent::start(&config.state_dir, clock)?;
+        let outbox = Outbox::new(store.clone(), Limits::default(), clock);
+        let events = Events::start(outbox, Arc::new(Callbacks), Bounds::default()).await;
+        Ok(Self {
+            events,
+            courier: Courier::new(own(config), Vec::new()),
+            store,
+            file: agent::file(&config.state_dir),
+            clock,
+        })
+    }
+
+    /// Has what waits sent from now on.
+    pub(super) fn add(&self, supervisor: &mut Supervisor) {
+        let outbox = self.events.outbox().clone();
+        let post = Arc::new(self.courier.clone());
+        let engine = deliver::Engine::new(outbox, post, self.clock);
+        let send = move |shutdown, beat| engine.clone().run(shutdown, beat);
+        supervisor
+            .tasks()
+            .watched_task("deliveries", Kind::Leaf, HANGS_AFTER, send);
+    }
+
+    /// Another configuration is in force.
+    pub(super) fn reconfigure(&self, config: &Config) {
+        self.courier.exchange(own(config), Vec::new());
+    }
+
+    /// Tells of something that is written down nowhere else.
+    pub(super) async fn tell(&self, name: EventName, payload: &Value) {
+        let event = match Event::new(name, self.clock.now(), payload) {
+            Ok(event) => event,
+            Err(e) => return debug!("the event {name} cannot be told: {e}"),
+        };
+        match timeout(EVENT_TAKES, self.events.publish(event)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => debug!("the event {name} is told to streams only: {e}"),
+            Err(_) => debug!("the event {name} waits for the store"),
+        }
+    }
+
+    /// The agent is there.
+    pub(super) async fn tell_of_the_start(&self, config: &Config) {
+        let started = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "mode": config.mode.name(),
+            "nodes": config.nodes.len(),
+        });
+        self.tell(EventName::AgentStarted, &started).await;
+    }
+
+    /// Why it cannot be used, if it cannot.
+    pub(super) fn trouble(&self) -> Option<String> {
+        match self.store.health().state {
+            State::Ok => None,
+            State::Degraded(why) | State::Refused(why) | State::Failed(why) => Some(why),
+        }
+    }
+
+    /// The store, for whoever shows how it is.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where it is.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Completes, with the reason, when a sync of the disk failed: the process has to end.
+    pub(super) async fn failed(&self) -> String {
+        self.store.failed().await
+    }
+
+    /// Completes when the file is closed. Nobody else has a handle any more.
+    pub(super) async fn let_go(self) {
+        let Self { store, events, .. } = self;
+        drop(events);
+        store.close().await;
+    }
+}
+
+/// What of ours nobody reaches on the API's word: the listeners, and every Xray's API.
+fn own(config: &Config) -> Own {
+    let listeners = [config.http.listen, config.http.scheduler_listen];
+    let own = listeners
+        .into_iter()
+        .flatten()
+        .fold(Own::default(), Own::listener);
+    let apis = config.xrays.iter().filter_map(|xray| match &xray.address {
+        XrayAddress::Tcp(address) => Target::parse(address).ok(),
+        XrayAddress::Unix(_) | XrayAddress::Abstract(_) => None,
+    });
+    apis.fold(own, |own, at| own.api(&at))
+}

@@ -1,0 +1,3 @@
+//! The kernel control plane (`/v1/*`): what other programs ask of this node, and what it tells them.
+
+pub mod callbacks;
