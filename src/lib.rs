@@ -7,6 +7,7 @@ pub mod base;
 pub mod config;
 pub mod model;
 
+pub mod audit;
 pub mod control;
 pub mod egress;
 pub mod events;
