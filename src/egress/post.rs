@@ -12,10 +12,10 @@ use http::header::{LOCATION, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method};
 use url::Url;
 
-use super::allowed::Allowed;
 use super::call::{Answer, Call};
 use super::client::EgressClient;
 use super::policy::{Own, Policy};
+use crate::model::allowed::Allowed;
 use crate::model::delivery::{Origin, Post, PostAnswer, PostRequest};
 
 /// Whoever calls waits 30 s: an answer whose body does not come is to be an answer before that.
