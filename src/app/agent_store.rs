@@ -1,5 +1,5 @@
-//! What stands on `agent.db` in an agent that keeps running: events, and the sending of what waits for
-//! their targets. Single passes leave it alone.
+//! What stands on `agent.db` in an agent that keeps running: events, the sending of what waits for
+//! their targets, and nodes. Single passes leave it alone.
 //!
 //! Kept here: the file is closed only when nobody needs it any more, so that its log is taken in; what
 //! a delivery may reach is what the configuration in force says.
@@ -23,6 +23,8 @@ use crate::events::bus::Bounds;
 use crate::events::outbox::{Limits, Outbox};
 use crate::kernel::callbacks::Callbacks;
 use crate::model::event::{Event, EventName};
+use crate::model::health::Thresholds;
+use crate::registry;
 use crate::store::{State, Store, StoreError, agent};
 
 /// A store that hangs does not hold up the start or the end for the sake of an event.
@@ -32,6 +34,7 @@ const EVENT_TAKES: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct AgentStore {
     pub(super) events: Events,
+    pub(super) registry: registry::engine::Handle,
     pub(super) courier: Courier,
     store: Store,
     file: PathBuf,
@@ -44,7 +47,10 @@ impl AgentStore {
         let store = agent::start(&config.state_dir, clock)?;
         let outbox = Outbox::new(store.clone(), Limits::default(), clock);
         let events = Events::start(outbox, Arc::new(Callbacks), Bounds::default()).await;
+        let thresholds = Thresholds::default();
+        let registry = registry::engine::Handle::open(events.clone(), thresholds, clock).await;
         Ok(Self {
+            registry,
             events,
             courier: Courier::new(own(config), Vec::new()),
             store,
@@ -62,6 +68,11 @@ impl AgentStore {
         supervisor
             .tasks()
             .watched_task("deliveries", Kind::Leaf, HANGS_AFTER, send);
+        let registry = self.registry.clone();
+        let listen = move |shutdown, beat| registry.clone().run(shutdown, beat);
+        supervisor
+            .tasks()
+            .watched_task("registered nodes", Kind::Leaf, HANGS_AFTER, listen);
     }
 
     /// Another configuration is in force.
@@ -117,8 +128,13 @@ impl AgentStore {
 
     /// Completes when the file is closed. Nobody else has a handle any more.
     pub(super) async fn let_go(self) {
-        let Self { store, events, .. } = self;
-        drop(events);
+        let Self {
+            store,
+            events,
+            registry,
+            ..
+        } = self;
+        drop((events, registry));
         store.close().await;
     }
 }

@@ -19,6 +19,7 @@ const CACHE_KIB: u32 = 512;
 /// The steps of its schema, in order.
 const MIGRATIONS: &[&str] = &[
     include_str!("agent/001_events.sql"),
+    include_str!("agent/002_registry.sql"),
     include_str!("agent/010_audit.sql"),
 ];
 
