@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::run::HANGS_AFTER;
 use crate::base::clock::Clock;
@@ -22,6 +22,7 @@ use crate::events::Events;
 use crate::events::bus::Bounds;
 use crate::events::outbox::{Limits, Outbox};
 use crate::kernel::callbacks::Callbacks;
+use crate::kernel::panel::{self, KernelPanel};
 use crate::model::event::{Event, EventName};
 use crate::model::health::Thresholds;
 use crate::registry;
@@ -49,14 +50,16 @@ impl AgentStore {
         let events = Events::start(outbox, Arc::new(Callbacks), Bounds::default()).await;
         let thresholds = Thresholds::default();
         let registry = registry::engine::Handle::open(events.clone(), thresholds, clock).await;
-        Ok(Self {
+        let opened = Self {
             registry,
             events,
             courier: Courier::new(own(config), Vec::new()),
             store,
             file: agent::file(&config.state_dir),
             clock,
-        })
+        };
+        opened.tell_panel(panel_of(config)).await;
+        Ok(opened)
     }
 
     /// Has what waits sent from now on.
@@ -76,8 +79,18 @@ impl AgentStore {
     }
 
     /// Another configuration is in force.
-    pub(super) fn reconfigure(&self, config: &Config) {
+    pub(super) async fn reconfigure(&self, config: &Config) {
         self.courier.exchange(own(config), Vec::new());
+        self.tell_panel(panel_of(config)).await;
+    }
+
+    /// Has this panel told of nodes, and no other.
+    async fn tell_panel(&self, panel: Option<KernelPanel>) {
+        let wanted = panel.iter().map(KernelPanel::wanted).collect();
+        let configured = self.events.outbox().configure(panel::OWNER, wanted);
+        if let Err(e) = configured.await {
+            warn!("who is told of nodes stays as it was until the next reload: {e}");
+        }
     }
 
     /// Tells of something that is written down nowhere else.
@@ -137,6 +150,11 @@ impl AgentStore {
         drop((events, registry));
         store.close().await;
     }
+}
+
+/// The panel that is told of nodes unasked: the configuration has no place for one.
+fn panel_of(_config: &Config) -> Option<KernelPanel> {
+    None
 }
 
 /// What of ours nobody reaches on the API's word: the listeners, and every Xray's API.

@@ -16,6 +16,7 @@ use super::serving::Serving;
 use super::signals::{Asked, Signals};
 use super::state_lock::{Beside, take};
 use super::traffic::TrafficError;
+use super::watching;
 use super::wiring::Wiring;
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
@@ -118,6 +119,7 @@ pub async fn run(
         let agent_store = AgentStore::open(config, Clock::system()).await?;
         agent_store.add(&mut supervisor);
         running.change(|engines| engines.agent_store = Some(agent_store.clone()));
+        watching::add(&running, &agent_store, &mut supervisor);
         let (reloads, asked) = Reloads::new(origin.stamp);
         add_surfaces(config, &origin, &running, &reloads, &mut supervisor)?;
         let reloader = Reloader::new(origin, wiring, running.clone(), reloads);

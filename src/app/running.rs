@@ -53,6 +53,11 @@ impl Running {
         self.0.borrow().clone()
     }
 
+    /// Changes when others run.
+    pub(super) fn changes(&self) -> watch::Receiver<Engines> {
+        self.0.subscribe()
+    }
+
     /// Completes, with the reason, when a sync of the disk failed: the process has to end.
     pub(super) async fn disk_failed(&self) -> String {
         let mut changes = self.0.subscribe();

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::carried::{Carried, NodeEnds};
 use super::inbound::Parts;
 use super::inbound_loop;
 use super::kick::by_hand::{ByHand, KickOutcome};
-use super::link::{ApplierLink, NodeLink};
+use super::link::{ApplierLink, NodeLink, NodeReport};
 use super::node::{self, NodeParts};
 use super::outputs::NodeFiles;
 use super::polled::Polled;
@@ -88,6 +88,9 @@ pub struct Handle {
     /// With the inbounds' locks: held as long as anybody has a handle.
     carried: Arc<Carried>,
 }
+
+/// Nodes' reports, for whoever holds the handle that they are of.
+pub struct Changes(Vec<watch::Receiver<NodeReport>>);
 
 /// What was counted since the start.
 pub struct Tallies {
@@ -323,6 +326,11 @@ impl Handle {
         self.nodes.iter().map(|(_, link)| link.status()).collect()
     }
 
+    /// The nodes' reports from now on. Whoever looks at [`Handle::status`] after this misses none.
+    pub fn changes(&self) -> Changes {
+        Changes(self.nodes.iter().map(|(_, link)| link.reports()).collect())
+    }
+
     /// Waits until every node has tried a pass.
     pub async fn attempted(&self) {
         for (_, link) in &self.nodes {
@@ -339,6 +347,20 @@ impl Handle {
     /// The pushed users.
     pub fn pushed(&self) -> &Arc<Pushed> {
         &self.pushed
+    }
+}
+
+impl Changes {
+    /// Completes when a node has reported since this was made, or since it last completed for that
+    /// node. Cancel-safe.
+    pub async fn changed(&mut self) {
+        let nodes = self.0.iter_mut();
+        let waits: Vec<_> = nodes.map(|node| Box::pin(node.changed())).collect();
+        if waits.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let (changed, ..) = futures_util::future::select_all(waits).await;
+        changed.expect("invariant: the handle holds the senders");
     }
 }
 

@@ -30,6 +30,7 @@ use crate::model::ids::UserId;
 use crate::model::progress::Progress;
 use crate::model::tally::Passes;
 use crate::model::user_list::Users;
+use crate::xray::boot::Boot;
 use crate::xray::dialect::Dialect;
 
 /// A pass that met news (an unknown outcome, an entry nobody expected) looks once more.
@@ -86,6 +87,8 @@ pub struct InboundSync {
     away: bool,
     patience: Patience,
     kicks: Record,
+    /// The run of Xray that was last observed.
+    boot: Option<Boot>,
     /// Connections lost when Xray was last observed.
     lost: Option<u64>,
     status: InboundStatus,
@@ -121,6 +124,7 @@ impl InboundSync {
             away: false,
             patience: Patience::default(),
             kicks,
+            boot: None,
             lost: None,
             status,
             said: Said::default(),
@@ -179,6 +183,7 @@ impl InboundSync {
             }
         }
         self.status.away = self.away;
+        self.status.passed(self.parts.observer.clock.now());
         let (added, removed) = (self.status.added - added, self.status.removed - removed);
         let took = begun.elapsed();
         self.count(added, removed, took);
@@ -229,6 +234,7 @@ impl InboundSync {
         let observer = &self.parts.observer;
         let mut known = observer.observe(before, &self.emails, connection).await?;
         self.lost = Some(lost);
+        self.note_boot(&known);
         let (wanted, collisions) = without_collisions(&users, &known.spec.kind);
         let mut held = self.state.absences.held(&wanted);
         if complete && let Some(served) = self.served_before.take() {
@@ -344,6 +350,14 @@ impl InboundSync {
                     another protocol's account into this inbound, and removing one would end Xray: \
                     they are left alone, and go when Xray is restarted");
             });
+        }
+    }
+
+    fn note_boot(&mut self, known: &Known) {
+        let Some(now) = &known.boot else { return };
+        let before = self.boot.replace(now.clone());
+        if before.is_some_and(|before| !before.is_same(now)) {
+            self.status.xray_restarts += 1;
         }
     }
 

@@ -221,6 +221,11 @@ impl NodeLink {
             .problems()
     }
 
+    /// Its reports from now on.
+    pub(super) fn reports(&self) -> watch::Receiver<NodeReport> {
+        self.report.subscribe()
+    }
+
     /// For the node: what it reported last.
     pub(super) fn last_report(&self) -> NodeReport {
         self.report.borrow().clone()

@@ -1,11 +1,15 @@
 //! What is shown of the main job: plain data, made by the loops, read by status and by whoever asked
 //! for a pass.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::desired::InboundKey;
 use crate::model::ids::NodeId;
+
+/// While Xray is away it is asked four times a second. A restart of it takes some seconds at most, and is
+/// not to look like a failure for good.
+const FAILURES_APART: SignedDuration = SignedDuration::from_secs(1);
 
 /// One managed inbound after its last pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,19 @@ pub struct InboundStatus {
     /// Whether Xray did not answer it.
     #[serde(default)]
     pub away: bool,
+    /// When the last pass was over, however it went; `None`: none was since the agent started.
+    #[serde(default)]
+    pub passed_at: Option<Timestamp>,
+    /// Passes that failed, one after the other; 0 after one that did not. Those of one second count as
+    /// one.
+    #[serde(default)]
+    pub failures: u32,
+    /// When the last of them failed.
+    #[serde(default)]
+    pub failed_at: Option<Timestamp>,
+    /// How often Xray was seen to have been started anew, since the agent started.
+    #[serde(default)]
+    pub xray_restarts: u64,
     /// Sources that cannot be read, and why; while there is one, nobody is removed.
     pub unknown_sources: Vec<String>,
 }
@@ -183,6 +200,22 @@ impl InboundStatus {
         }
     }
 
+    /// A pass is over, and what became of it is noted.
+    pub(super) fn passed(&mut self, now: Timestamp) {
+        self.passed_at = Some(now);
+        if self.error.is_none() {
+            self.failures = 0;
+            return;
+        }
+        // Less than nothing: the clock was set back.
+        let since = self.failed_at.map(|at| now.duration_since(at));
+        let is_another = since.is_none_or(|it| it >= FAILURES_APART || it.is_negative());
+        if self.failures == 0 || is_another {
+            self.failures = self.failures.saturating_add(1);
+            self.failed_at = Some(now);
+        }
+    }
+
     /// Why the inbound is not as it should be, if it is not.
     pub fn problem(&self) -> Option<String> {
         if let Some(error) = &self.error {
@@ -194,5 +227,32 @@ impl InboundStatus {
              (`xray-agent sync --force` lets them through)",
             self.held
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_once_a_second_until_a_pass_does_not_fail() {
+        let mut status = InboundStatus {
+            error: Some("away".to_owned()),
+            ..InboundStatus::default()
+        };
+        let at = |ms: i64| Timestamp::from_millisecond(1_800_000_000_000 + ms).unwrap();
+        let mut counts = Vec::new();
+        for ms in [0, 250, 999, 1_000, 1_250, 2_500, 100] {
+            status.passed(at(ms));
+            counts.push(status.failures);
+        }
+        assert_eq!(counts, [1, 1, 1, 2, 2, 3, 4]);
+        assert_eq!(status.failed_at, Some(at(100)));
+        status.error = None;
+        status.passed(at(200));
+        assert_eq!((status.failures, status.passed_at), (0, Some(at(200))));
+        status.error = Some("away".to_owned());
+        status.passed(at(300));
+        assert_eq!(status.failures, 1);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch as seen};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
@@ -20,6 +21,7 @@ use super::running::Running;
 use super::traffic::TrafficError;
 use super::wiring::{Next, NextTraffic, Wiring};
 use crate::config::{self, Config, Need, Problems, Sources};
+use crate::model::event::EventName;
 use changes::changes;
 pub use watch::Stamp;
 pub(super) use watch::watch;
@@ -164,6 +166,10 @@ impl Reloader {
                 status.error = Some(why.clone());
             }
         });
+        if let (Ok(reloaded), Some(store)) = (&outcome, self.running.now().agent_store) {
+            let changed = json!({ "changed": reloaded.changed });
+            store.tell(EventName::ConfigReloaded, &changed).await;
+        }
         outcome
     }
 
@@ -192,7 +198,7 @@ impl Reloader {
             }
         });
         if let Some(store) = &before.agent_store {
-            store.reconfigure(&config);
+            store.reconfigure(&config).await;
         }
         drop(before);
         self.wiring.replace(&config, next, &self.running).await;
