@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::metrics::Meter;
+use super::outbox;
 use super::reload::Reloads;
 use super::run::HANGS_AFTER;
 use super::running::Running;
@@ -80,6 +81,13 @@ impl Handler for Control {
                 Call::Reload {} => match self.reloads.reload().await {
                     Ok(reloaded) => json!({ "reloaded": reloaded }),
                     Err(why) => json!({ "error": why }),
+                },
+                Call::Outbox {}
+                | Call::OutboxGivenUp { .. }
+                | Call::OutboxReplay { .. }
+                | Call::OutboxEnable { .. } => match self.running.now().agent_store {
+                    Some(store) => outbox::answer(store.events.outbox(), call).await,
+                    None => json!({ "error": "no events are kept here" }),
                 },
                 Call::Collect {} | Call::Decide { .. } => self.of_traffic(call).await,
             }

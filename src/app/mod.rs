@@ -11,6 +11,7 @@ mod ledger;
 mod logging;
 mod metrics;
 mod oneshot;
+pub mod outbox;
 mod register;
 mod reload;
 mod run;
@@ -22,6 +23,7 @@ mod state_lock;
 pub mod status;
 pub mod traffic;
 pub mod users;
+mod watching;
 mod wiring;
 
 pub use kick_helper::{KickHelperError, kick_helper};

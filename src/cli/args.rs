@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::doctor::DoctorArgs;
+use super::outbox::OutboxArgs;
 use super::register::RegisterArgs;
 use super::status::StatusArgs;
 use super::traffic_args::TrafficArgs;
@@ -133,6 +134,10 @@ pub enum Operation {
     Traffic(TrafficArgs),
     /// Show who is live in Xray and who should be, or look at one user, or act on one.
     Users(UsersArgs),
+    /// Show who is sent events and how that goes, or send again what was given up.
+    ///
+    /// Asks the running agent.
+    Outbox(OutboxArgs),
 }
 
 /// How a user's e-mail is written.

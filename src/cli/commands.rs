@@ -6,8 +6,8 @@ use clap::CommandFactory;
 
 use super::args::{Cli, Command, Operation, RunArgs};
 use super::{
-    FAILED, INTERNAL, USAGE, doctor, email, init, kick_helper, print, progress, register, status,
-    stream, traffic, users,
+    FAILED, INTERNAL, USAGE, doctor, email, init, kick_helper, outbox, print, progress, register,
+    status, stream, traffic, users,
 };
 use crate::app::{self, Beside, Origin, Outcome, RunError, Stamp, Style};
 use crate::config::{self, Config, Environment, Need, Sources};
@@ -70,6 +70,7 @@ async fn operate(config: &Config, operation: Operation) -> u8 {
         Operation::Metrics { openmetrics } => metrics(state_dir, openmetrics).await,
         Operation::Email { set, inbound } => email::run(config, set, inbound),
         Operation::Users(args) => users::run(config, args).await,
+        Operation::Outbox(args) => outbox::run(config, args).await,
         Operation::Traffic(args) => traffic::run(config, args).await,
     }
 }

@@ -22,6 +22,7 @@ mod email;
 mod export;
 mod init;
 mod kick_helper;
+mod outbox;
 mod print;
 mod progress;
 mod register;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::delivery::TargetId;
+use crate::model::event::EventId;
 use crate::model::ids::UserId;
 use crate::model::report::{Decision, ReportId};
 
@@ -50,6 +52,25 @@ pub enum Call {
     Kick {
         /// Who.
         user: UserId,
+    },
+    /// Who is sent events, and how that goes.
+    Outbox {},
+    /// What was given up for a target, newest first.
+    OutboxGivenUp {
+        /// Which; `None`: for any.
+        target: Option<TargetId>,
+    },
+    /// Have what was given up sent again; answers with how many.
+    OutboxReplay {
+        /// For which target.
+        target: TargetId,
+        /// Which event; `None`: all that are kept.
+        event: Option<EventId>,
+    },
+    /// Send to a disabled target again; answers with whether it was disabled.
+    OutboxEnable {
+        /// Which.
+        target: TargetId,
     },
 }
 

@@ -34,16 +34,20 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 45] = [
+const PURE: [&str; 49] = [
     "app/doctor/members.rs",
     "app/doctor/xray_file.rs",
     "app/doctor/xray_text.rs",
     "app/reload/changes.rs",
+    "app/watching/happenings.rs",
     "http/host.rs",
     "http/limits.rs",
     "model/allowed.rs",
+    "kernel/callbacks.rs",
     "model/health.rs",
+    "registry/inbounds.rs",
     "registry/lives.rs",
+    "registry/telling.rs",
     "sync/plan.rs",
     "sync/brake.rs",
     "sync/desired.rs",

@@ -49,6 +49,7 @@ mod life;
 mod metrics;
 mod metrics_examples;
 mod metrics_page;
+mod node_events;
 mod old_core;
 mod program;
 mod protocols;

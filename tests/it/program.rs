@@ -241,6 +241,10 @@ async fn the_help_is_as_it_was_read_last() -> Result<()> {
         &["completions", "--help"],
         &["traffic", "collect", "--help"],
         &["traffic", "export", "--help"],
+        &["outbox", "--help"],
+        &["outbox", "given-up", "--help"],
+        &["outbox", "replay", "--help"],
+        &["outbox", "enable", "--help"],
     ] {
         let help = bare(args).await?;
         ensure!(help.code == Some(0) && help.stderr.is_empty(), "{help:?}");
