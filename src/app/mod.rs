@@ -6,6 +6,7 @@ mod control;
 mod cutting;
 pub mod doctor;
 mod http;
+mod kernel;
 mod kick_helper;
 mod ledger;
 mod logging;

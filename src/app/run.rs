@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tracing::info;
+use utoipa_axum::router::OpenApiRouter;
 
 use super::agent_store::AgentStore;
 use super::http::Surfaces;
@@ -23,6 +24,7 @@ use crate::base::files::FileError;
 use crate::base::supervise::{Ended, Kind, Supervisor};
 use crate::config::Config;
 use crate::model::event::EventName;
+use crate::kernel;
 use crate::model::progress::Progress;
 use crate::store::StoreError;
 use crate::sync::engine::BuildError;
@@ -166,7 +168,10 @@ fn add_surfaces(
     supervisor: &mut Supervisor,
 ) -> Result<(), RunError> {
     let meter = Meter::new(running.clone(), reloads.clone(), supervisor.board());
-    let surfaces = Surfaces::default();
+    let surfaces = Surfaces {
+        all: kernel::routes(&super::kernel::state(running), OpenApiRouter::default()),
+        scheduler: None,
+    };
     super::http::add(config, surfaces, running, meter.clone(), supervisor);
     super::control::add(config, running, meter, reloads.clone(), supervisor)?;
     service_manager::add(running, supervisor);

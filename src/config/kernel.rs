@@ -22,7 +22,7 @@ const FAILURES_MAX: u32 = 1000;
 const AUDIT_KEEP_MAX: usize = 10_000_000;
 
 /// The control plane of a panel that pushes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kernel {
     /// The user of basic authentication; set together with `secret_key`.
     pub access_key: Option<String>,

@@ -1,4 +1,62 @@
-//! The kernel control plane (`/v1/*`): what other programs ask of this node, and what it tells them.
+//! The surface of a panel that pushes: `/v1/*` (`kernel.md`, `core.yaml`). Routes, what goes over the
+//! wire, and who gets in; what is decided is decided by the engines, met through `ports`.
+//!
+//! Kept here: nothing is answered without a credential unless the configuration says so.
 
+mod auth;
 pub mod callbacks;
+pub mod error;
+pub mod input;
+mod live;
 pub mod panel;
+pub mod ports;
+mod protocols;
+pub mod streams;
+pub mod wire;
+
+use std::sync::Arc;
+
+use axum::middleware::from_fn_with_state;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::events::outbox::Outbox;
+use ports::{Agent, Callbacks, PushedUsers, Registrations, Totals};
+
+/// What the routes work with. Cheap to clone.
+#[derive(Clone)]
+pub struct State(Arc<Ports>);
+
+/// The parts of the agent that the routes ask.
+pub struct Ports {
+    /// What runs now.
+    pub agent: Arc<dyn Agent>,
+    /// What was counted; `None`: nothing is.
+    pub totals: Option<Arc<dyn Totals>>,
+    /// The pushed users; `None`: this agent changes no Xray, so that nobody can be pushed to it.
+    pub users: Option<Arc<dyn PushedUsers>>,
+    /// Nodes that register themselves.
+    pub nodes: Option<Arc<dyn Registrations>>,
+    /// Where callbacks are kept.
+    pub outbox: Option<Outbox>,
+    /// Judges their addresses.
+    pub callbacks: Option<Arc<dyn Callbacks>>,
+}
+
+impl State {
+    /// Over these.
+    pub fn new(ports: Ports) -> Self {
+        Self(Arc::new(ports))
+    }
+
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.0
+    }
+}
+
+/// Every route of the surface, behind its credentials. `further` are routes that have their state.
+pub fn routes(state: &State, further: OpenApiRouter) -> OpenApiRouter {
+    let own = OpenApiRouter::default().merge(protocols::routes());
+    own.with_state(state.clone())
+        .merge(further)
+        .layer(from_fn_with_state(state.clone(), auth::admit))
+}

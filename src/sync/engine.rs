@@ -26,7 +26,9 @@ use crate::model::desired::{DesiredSource, InboundKey};
 use crate::model::ids::{NodeId, UserId};
 use crate::model::progress::Progress;
 use crate::model::tally::{Calls, Passes};
+use crate::model::user_list::Users;
 use crate::panel::PanelClient;
+use crate::xray::client::XrayClient;
 
 pub use super::hook_loop::{HookTask, MadeOf};
 pub use super::managed::{Core, cores, emails, inbound_parts, lock};
@@ -342,6 +344,22 @@ impl Handle {
     pub async fn failed(&self) -> Vec<String> {
         let waits = self.nodes.iter().map(|(_, link)| Box::pin(link.failed()));
         futures_util::future::select_all(waits).await.0
+    }
+
+    /// The client of the Xray by that name, if there is one.
+    pub fn xray(&self, name: &str) -> Option<XrayClient> {
+        let mut clients = self.carried.cores.iter().map(Core::client);
+        clients.find(|client| client.name() == name).cloned()
+    }
+
+    /// Whom the panel allows at each node, by its last good answer.
+    pub fn allowed(&self) -> Vec<(NodeId, Users)> {
+        let polled = self.carried.polled.iter();
+        let nodes = polled.flat_map(|polled| {
+            let ids = self.nodes.iter().map(|(id, _)| *id);
+            ids.filter_map(|id| Some((id, polled.last_good(id)?)))
+        });
+        nodes.collect()
     }
 
     /// The pushed users.

@@ -43,6 +43,11 @@ pub fn cores(config: &Config, before: &[Core]) -> Vec<Core> {
 }
 
 impl Core {
+    /// Its API's client.
+    pub(super) fn client(&self) -> &XrayClient {
+        &self.client
+    }
+
     fn is_of(&self, xray: &Xray, outbound: Option<&String>) -> bool {
         self.client.config() == xray && self.blocks.outbound() == outbound
     }

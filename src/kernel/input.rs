@@ -1,0 +1,96 @@
+//! What a request says, read strictly: a body that is no JSON of the right shape and a query with a
+//! wrong value are refused in words.
+
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use bytes::Bytes;
+use http::request::Parts;
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+
+use super::error::bad_request;
+use crate::http::HttpError;
+
+/// A body of JSON.
+pub struct Sent<T>(pub T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, HttpError> {
+        let body = request.into_body().collect().await;
+        let body = body.map_err(|e| bad_request(format!("the body cannot be read: {e}")))?;
+        json(&body.to_bytes()).map(Self)
+    }
+}
+
+/// Reads JSON, or says where it is wrong.
+fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, HttpError> {
+    serde_json::from_slice(body).map_err(|e| unreadable(&e))
+}
+
+/// What is wrong with JSON. Nothing that was sent is quoted but names of fields.
+pub fn unreadable(error: &serde_json::Error) -> HttpError {
+    bad_request(format!("the body is not the JSON that is needed: {error}"))
+}
+
+/// The query: names with values, each as often as it is there.
+#[derive(Clone, Debug, Default)]
+pub struct Asked(Vec<(String, String)>);
+
+impl<S: Sync> FromRequestParts<S> for Asked {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, HttpError> {
+        Ok(Self::parse(parts.uri.query().unwrap_or_default()))
+    }
+}
+
+impl Asked {
+    fn parse(query: &str) -> Self {
+        let pairs = url::form_urlencoded::parse(query.as_bytes());
+        Self(pairs.into_owned().collect())
+    }
+
+    /// The last value of that name that is not empty.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let named = self.0.iter().filter(|(it, _)| it == name);
+        named
+            .map(|(_, value)| value.trim())
+            .rfind(|it| !it.is_empty())
+    }
+
+    /// Every value of that name that is not empty.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let named = self.0.iter().filter(move |(it, _)| it == name);
+        named
+            .map(|(_, value)| value.trim())
+            .filter(|it| !it.is_empty())
+    }
+
+    /// A truth value; false where nothing is said.
+    pub fn flag(&self, name: &str) -> Result<bool, HttpError> {
+        match self.text(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(_) => {
+                let message = format!("{name} is neither true nor false; write {name}=true");
+                Err(bad_request(message))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_may_be_repeated_and_the_last_one_counts() {
+        let asked = Asked::parse("node=a&node=b+c&node=&x=%2C&redact=true&all=maybe");
+        assert_eq!(asked.all("node").collect::<Vec<_>>(), ["a", "b c"]);
+        assert_eq!((asked.text("x"), asked.text("y")), (Some(","), None));
+        assert!(asked.flag("redact").unwrap() && !asked.flag("y").unwrap());
+        let error = asked.flag("all").unwrap_err();
+        assert!(error.to_string().contains("neither true nor false"));
+    }
+}

@@ -1,0 +1,287 @@
+//! What clients send, as `core.yaml` writes it with its errata. What is not known is passed over:
+//! panels send more than is written.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::nodes::NodeRole;
+use super::special::Scalar;
+use crate::base::secret::Secret;
+
+/// Facts by name, each a text, a number, a boolean or null.
+pub type Metadata = BTreeMap<String, Value>;
+
+/// A whole user.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct User {
+    /// The panel's id of him.
+    pub id: String,
+    /// His name; for VLESS and VMess it may be the UUID.
+    pub username: String,
+    /// His password; for Trojan and Shadowsocks the credential.
+    #[serde(deserialize_with = "secret")]
+    #[schema(value_type = String)]
+    pub password: Secret,
+    /// His quota.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub traffic: Option<TrafficPatch>,
+    /// His limits of speed.
+    #[serde(default)]
+    #[schema(nullable = false)]
+    pub rate: Option<RatePatch>,
+    /// Further facts.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Scalar>, required = false)]
+    pub metadata: Metadata,
+    /// Words that he is sorted by.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub tags: Vec<String>,
+}
+
+/// What is to change of a user; what is left out stays.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+pub struct UserPatchRequest {
+    /// His password.
+    #[serde(default, deserialize_with = "optional_secret")]
+    #[schema(value_type = Option<String>, nullable = false)]
+    pub password: Option<Secret>,
+    /// His quota.
+    #[schema(nullable = false)]
+    pub traffic: Option<TrafficPatch>,
+    /// His limits of speed.
+    #[schema(nullable = false)]
+    pub rate: Option<RatePatch>,
+    /// Further facts, which take the place of all that he has.
+    #[schema(value_type = Option<BTreeMap<String, Scalar>>, nullable = false)]
+    pub metadata: Option<Metadata>,
+    /// Words that he is sorted by, likewise.
+    #[schema(nullable = false)]
+    pub tags: Option<Vec<String>>,
+}
+
+/// Bytes; what is left out stays.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+pub struct TrafficPatch {
+    /// That he may have; 0: as many as he likes.
+    #[schema(nullable = false)]
+    pub allocated: Option<u64>,
+    /// That he had.
+    #[schema(nullable = false)]
+    pub used: Option<u64>,
+}
+
+/// Bytes a second; what is left out stays.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+pub struct RatePatch {
+    /// From him; null for no limit.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>, required = false)]
+    pub up: Change,
+    /// To him; null for no limit.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>, required = false)]
+    pub down: Change,
+}
+
+/// What becomes of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is this, or none.
+    Set(Option<u64>),
+}
+
+impl Change {
+    /// What it is then.
+    pub fn on(self, before: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Keep => before,
+            Self::Set(limit) => limit,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Change {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        Option::deserialize(source).map(Self::Set)
+    }
+}
+
+/// A node with its users.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct ProtocolUpsertRequest {
+    /// Where it listens; that is Xray's own configuration's business.
+    pub listen: Option<String>,
+    /// Where it connects to, likewise.
+    pub connect: Option<String>,
+    /// Who may use it.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub users: Vec<User>,
+    /// What it is.
+    pub profile: NodeProfile,
+}
+
+/// What a node is. Of it only the id counts here.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct NodeProfile {
+    /// The kernel id of an inbound.
+    pub id: String,
+    /// What it is for.
+    #[schema(value_type = NodeRole)]
+    pub role: String,
+    /// Words that it is sorted by.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub tags: Vec<String>,
+    /// For people.
+    pub description: Option<String>,
+    /// What it speaks.
+    #[schema(value_type = ProtocolName, inline)]
+    pub protocol: String,
+    /// How it speaks it.
+    #[schema(value_type = Object)]
+    pub profile: Value,
+    /// Not used.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub stack: Value,
+    /// Not used.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub interface_policy: Value,
+    /// Not used.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<UpstreamProfile>>, nullable = false)]
+    pub upstream: Value,
+}
+
+/// What a node goes through. Not used: that is Xray's own configuration's business.
+#[derive(ToSchema)]
+pub struct UpstreamProfile {
+    /// Its id.
+    pub id: Option<String>,
+    /// Words that it is sorted by.
+    #[schema(nullable = false)]
+    pub tags: Option<Vec<String>>,
+    /// For people.
+    pub description: Option<String>,
+    /// What it speaks.
+    #[schema(inline, nullable = false)]
+    pub protocol: Option<ProtocolName>,
+    /// How it speaks it.
+    #[schema(value_type = Option<Object>, nullable = false)]
+    pub profile: Option<Value>,
+    /// What it goes through itself.
+    #[schema(no_recursion, nullable = false)]
+    pub upstream: Option<Vec<UpstreamProfile>>,
+}
+
+/// What a node may be said to speak. Others are taken, too: Xray knows better what an inbound speaks.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum ProtocolName {
+    /// HTTP proxy.
+    Http,
+    /// SOCKS.
+    Socks,
+    /// Shadowsocks.
+    Ss,
+    /// `ShadowsocksR`.
+    Ssr,
+    /// VLESS.
+    Vless,
+    /// None.
+    Direct,
+    /// HTTP and SOCKS.
+    Mixed,
+    /// `AnyTLS`.
+    AnyTls,
+    /// `VMess`.
+    Vmess,
+    /// Trojan.
+    Trojan,
+    /// Hysteria 2.
+    Hysteria,
+}
+
+/// What is to change of an inbound's TLS. Never done: Xray cannot be told over its API.
+#[derive(ToSchema)]
+pub struct TlsNodePatchRequest {
+    /// Of TLS itself.
+    #[schema(value_type = Option<Object>, nullable = false)]
+    pub tls: Option<Value>,
+    /// Of what is within.
+    #[schema(value_type = Option<Object>, nullable = false)]
+    pub inner: Option<Value>,
+}
+
+/// A callback for events of nodes.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct EventRegistrationRequest {
+    /// Its name, in any case, with `.` and `-` read as `_`.
+    #[schema(value_type = NodeEventName, inline)]
+    pub event: String,
+    /// Where it is sent: `http` or `https`.
+    pub callback: String,
+    /// Sent as `X-ZNP-Webhook-Token`, and signed with.
+    #[serde(default, deserialize_with = "optional_secret")]
+    #[schema(value_type = Option<String>)]
+    pub secret: Option<Secret>,
+}
+
+/// A callback for events of users.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct ServiceEventRegistrationRequest {
+    /// Its name, in any case, with `.` and `-` read as `_`.
+    #[schema(value_type = ServiceEventName, inline)]
+    pub event: String,
+    /// Where it is sent: `http` or `https`.
+    pub callback: String,
+    /// Sent as `X-ZNP-Webhook-Token`, and signed with.
+    #[serde(default, deserialize_with = "optional_secret")]
+    #[schema(value_type = Option<String>)]
+    pub secret: Option<Secret>,
+}
+
+/// Events of nodes.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+pub enum NodeEventName {
+    /// It is there.
+    NodeAdded,
+    /// It is no longer there.
+    NodeRemoved,
+    /// It is well again.
+    NodeHealthy,
+    /// It fails, but not for long yet.
+    NodeDegraded,
+    /// It fails.
+    NodeUnhealthy,
+}
+
+/// Events of users.
+#[derive(ToSchema)]
+pub enum ServiceEventName {
+    /// A quota in force changed.
+    #[schema(rename = "user.quota.changed")]
+    UserQuotaChanged,
+    /// Bytes are to be billed.
+    #[schema(rename = "user.traffic.reported")]
+    UserTrafficReported,
+}
+
+fn secret<'de, D: Deserializer<'de>>(source: D) -> Result<Secret, D::Error> {
+    String::deserialize(source).map(Secret::new)
+}
+
+fn optional_secret<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(source)?.map(Secret::new))
+}
