@@ -12,6 +12,7 @@ pub mod control;
 pub mod egress;
 pub mod events;
 pub mod hook;
+pub mod host;
 pub mod http;
 pub mod metrics;
 pub mod panel;

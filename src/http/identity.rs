@@ -1,8 +1,15 @@
-//! Who asks, as records and limits name him: set by the surface that knew his credential.
+//! Who asks, as the surface's authentication found it out.
 
 use std::sync::Arc;
 
-/// Who asks, such as `api-key:panel`, `token` or `ip:127.0.0.1`; an extension of a request that a
-/// surface let in. No secret is in it.
+/// Whoever a valid credential belongs to, for example `api-key:panel`; never the credential itself. An
+/// extension of requests that a surface let in. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity(pub Arc<str>);
+
+impl Identity {
+    /// The one by this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+}

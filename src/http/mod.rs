@@ -14,6 +14,7 @@ mod exchange;
 mod host;
 mod identity;
 mod limits;
+pub mod limits_by_rule;
 mod listener;
 mod open_routes;
 mod progress;

@@ -3,14 +3,22 @@
 //!
 //! Kept here: nothing is answered without a credential unless the configuration says so.
 
+pub mod audit;
 mod auth;
 pub mod callbacks;
 pub mod error;
+pub mod export;
 pub mod input;
+pub mod interfaces;
 mod live;
 pub mod panel;
 pub mod ports;
 mod protocols;
+pub mod providers;
+pub mod rate_limits;
+pub mod refusal;
+#[cfg(test)]
+mod route_tests;
 pub mod streams;
 pub mod wire;
 

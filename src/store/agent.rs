@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("agent/001_events.sql"),
     include_str!("agent/002_registry.sql"),
     include_str!("agent/010_audit.sql"),
+    include_str!("agent/011_limits.sql"),
 ];
 
 /// Where the store of a state folder is, and its schema.
