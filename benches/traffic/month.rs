@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use xray_agent::base::clock::Clock;
 use xray_agent::traffic::forms::Forms;
 use xray_agent::traffic::ledger::{Fate, Ledger, Reading, Turn, Whose, file};
-use xray_agent::traffic::sink::REPORT_TRAFFIC;
+use xray_agent::traffic::receivers::REPORT_TRAFFIC;
 use xray_agent::xray::boot::Boot;
 use xray_agent::xray::counters::UserCounters;
 
@@ -70,7 +70,7 @@ async fn live(size: &Size) -> Result<Grown> {
     let state = folder.path().join("state");
     fs::create_dir(&state)?;
     let clock = Clock::following(Timestamp::from_second(START)?);
-    let ledger = Ledger::start(&state, Arc::new([REPORT_TRAFFIC]), clock)?;
+    let ledger = Ledger::start(&state, [REPORT_TRAFFIC], clock)?;
     let forms = Arc::new(bare_forms());
     let (mut collects, mut closes, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
     for period in 1..=size.closes() {

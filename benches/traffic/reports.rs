@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use xray_agent::base::clock::Clock;
 use xray_agent::traffic::ledger::{Ledger, Reading, Whose, file};
-use xray_agent::traffic::sink::REPORT_TRAFFIC;
+use xray_agent::traffic::receivers::REPORT_TRAFFIC;
 use xray_agent::xray::boot::Boot;
 use xray_agent::xray::client::SysStats;
 use xray_agent::xray::counters::UserCounters;
@@ -79,7 +79,7 @@ async fn agent(reports: u32) -> Result<(f64, f64)> {
 pub async fn fill(state: &Path, users: u32) -> Result<()> {
     std::fs::create_dir(state)?;
     let clock = Clock::system();
-    let ledger = Ledger::start(state, Arc::new([REPORT_TRAFFIC]), clock)?;
+    let ledger = Ledger::start(state, [REPORT_TRAFFIC], clock)?;
     let counters = (0..users).map(|n| (format!("user>>>{}>>>traffic>>>uplink", nth_uuid(n)), 1));
     let reading = Reading {
         xray: "bench".into(),

@@ -14,11 +14,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use xray_agent::base::clock::Clock;
 use xray_agent::config::{Xray as XrayConfig, XrayAddress};
+use xray_agent::model::desired::InboundKey;
 use xray_agent::model::email::{EmailForm, Emails};
 use xray_agent::model::ids::NodeId;
 use xray_agent::traffic::forms::Forms;
 use xray_agent::traffic::ledger::{Ledger, Reading};
-use xray_agent::traffic::sink::REPORT_TRAFFIC;
+use xray_agent::traffic::receivers::REPORT_TRAFFIC;
 use xray_agent::xray::boot::Boot;
 use xray_agent::xray::client::XrayClient;
 use xray_agent::xray::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
@@ -184,7 +185,7 @@ struct Books {
 impl Books {
     fn new(address: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let sinks = Arc::new([REPORT_TRAFFIC]);
+        let sinks = [REPORT_TRAFFIC];
         Ok(Self {
             client: XrayClient::new(XrayConfig {
                 name: "bench".into(),
@@ -227,7 +228,7 @@ pub fn bare_forms() -> Forms {
         kernel_id: TAG.to_owned(),
         former_ids: Vec::new(),
     };
-    Forms::of([(NodeId(1), &emails)])
+    Forms::of([(InboundKey::of(NodeId(1), "main", "in-1"), &emails)])
 }
 
 /// Milliseconds in which so many reports were taken.

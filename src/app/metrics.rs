@@ -61,8 +61,9 @@ impl Meter {
         }
         let traffic = now.traffic.iter();
         let requests = traffic.flat_map(|traffic| traffic.handle.requests());
-        let panel = [&now.sync.tallies().panel].into_iter().chain(requests);
-        of_users::add_requests(&mut page, panel.map(AsRef::as_ref));
+        let polls = now.sync.tallies().panel.clone();
+        let panel: Vec<_> = [polls].into_iter().chain(requests).collect();
+        of_users::add_requests(&mut page, panel.iter().map(AsRef::as_ref));
         add_calls(&mut page, &now);
         self.add_configuration(&mut page);
         for task in self.board.status() {

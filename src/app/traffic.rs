@@ -19,7 +19,7 @@ use crate::model::progress::Silent;
 use crate::model::report::{Decision, ReportId};
 use crate::store::StoreError;
 use crate::traffic::ledger::{self, Ledger, Undecided};
-use crate::traffic::sink::REPORT_TRAFFIC;
+use crate::traffic::receivers::REPORT_TRAFFIC;
 use crate::traffic::status::TrafficStatus;
 
 /// The running agent has answered by then, or something is wrong with it: Xray's unit may wait for
@@ -104,7 +104,7 @@ pub async fn decide(
             if !ledger::file(&config.state_dir).exists() {
                 return Err(Undecided::NoSuch(id).into());
             }
-            let sinks = Arc::from([REPORT_TRAFFIC]);
+            let sinks = [REPORT_TRAFFIC];
             let ledger = Ledger::start(&config.state_dir, sinks, Clock::system())?;
             let decided = ledger.decide(id, decision).await;
             ledger.let_go().await;

@@ -159,6 +159,8 @@ impl Wiring {
         let context = traffic::engine::Context {
             inbounds: &inbounds,
             sinks: vec![sink.1.clone()],
+            kernel_sinks: Vec::new(),
+            around: traffic::ledger::Around::default(),
             clock: self.clock,
             on_stop: self.keeps_running,
         };

@@ -17,6 +17,17 @@ pub struct InboundKey {
     pub tag: InboundTag,
 }
 
+impl InboundKey {
+    /// The inbound `tag` of `xray`, serving `node`.
+    pub fn of(node: NodeId, xray: &str, tag: &str) -> Self {
+        Self {
+            node,
+            xray: xray.to_owned(),
+            tag: InboundTag(tag.to_owned()),
+        }
+    }
+}
+
 impl std::fmt::Display for InboundKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} (node {}, xray {})", self.tag, self.node, self.xray)

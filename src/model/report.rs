@@ -4,9 +4,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::desired::InboundKey;
 use super::ids::{NodeId, UserId};
 
 /// A report's number, a UUID v7: also its idempotency key.
@@ -20,7 +22,7 @@ impl fmt::Display for ReportId {
     }
 }
 
-/// Bytes of one user at one node, to be counted once.
+/// Bytes of one user at one node, or in one inbound, to be counted once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Its number, the same however often it is sent.
@@ -33,6 +35,29 @@ pub struct Report {
     pub up: u64,
     /// To the user, in bytes.
     pub down: u64,
+    /// The inbound, in a report to a panel that pushes users; others are told of nodes.
+    pub inbound: Option<InboundKey>,
+    /// Until when they were counted.
+    pub until: Timestamp,
+}
+
+/// Bytes that a panel that pushes users has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whose.
+    pub user: UserId,
+    /// The inbound that he used.
+    pub inbound: InboundKey,
+    /// From the user, in bytes.
+    pub up: u64,
+    /// To the user, in bytes.
+    pub down: u64,
+}
+
+/// Hears what panels that push users have taken, when that is written down. Must not block.
+pub trait TakenBytes: Send + Sync {
+    /// The sink of this name has taken these.
+    fn taken(&self, sink: &str, records: &[Taken]);
 }
 
 /// What a person decides of a report.

@@ -27,6 +27,8 @@ fn report() -> Report {
         user: UserId::parse(USER).unwrap(),
         up: 1,
         down: u64::MAX,
+        inbound: None,
+        until: jiff::Timestamp::UNIX_EPOCH,
     }
 }
 

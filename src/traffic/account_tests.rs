@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use super::*;
+use crate::model::desired::InboundKey;
 use crate::model::email::{EmailForm, Emails};
 use crate::model::ids::NodeId;
 use crate::traffic::baselines::Bytes;
@@ -35,7 +36,7 @@ impl Shelf {
             kernel_id: "in-a".to_owned(),
             former_ids: Vec::new(),
         };
-        let forms = Forms::of([(NodeId(1), &emails)]);
+        let forms = Forms::of([(InboundKey::of(NodeId(1), "main", "in-1"), &emails)]);
         let baselines = |counters: &[(&str, u64)]| {
             let mut all = Baselines::default();
             for &(email, down) in counters {

@@ -12,8 +12,10 @@ use tracing::{info, warn};
 
 use super::connections::Connections;
 use super::forms::Forms;
+use super::kernel::KernelSinks;
 use super::ledger::{Collected, Ledger, Reading, Whose};
 use super::link::{Leavers, Orders};
+use super::sink::Sink;
 use super::status::XrayTraffic;
 use super::switches::{Seen, Switches};
 use crate::base::clock::Clock;
@@ -57,7 +59,8 @@ pub(super) struct CollectorParts {
     pub(super) levels: Arc<[u32]>,
     pub(super) tags: Vec<InboundTag>,
     pub(super) ledger: Ledger,
-    pub(super) sinks: Arc<[&'static str]>,
+    pub(super) sinks: Arc<[Arc<dyn Sink>]>,
+    pub(super) kernel: KernelSinks,
     pub(super) interval: Duration,
     pub(super) adopts: bool,
     pub(super) on_stop: bool,
@@ -218,9 +221,11 @@ impl Collector {
             return Ok(());
         }
         let mut closed = 0;
-        for sink in self.parts.sinks.iter() {
-            let whose = Whose::Users(leavers.to_vec());
-            closed += self.parts.ledger.close(sink, whose).await?;
+        let kernel = self.parts.kernel.now();
+        for sink in self.parts.sinks.iter().chain(kernel.iter()) {
+            let (name, whose) = (sink.name(), Whose::Users(leavers.to_vec()));
+            let ledger = &self.parts.ledger;
+            closed += ledger.close_fit(&name, whose, sink.fit()).await?.reports;
         }
         if closed > 0 {
             self.parts.link.reports.send_modify(|times| *times += 1);

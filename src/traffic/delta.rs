@@ -30,11 +30,22 @@ pub struct Against<'a> {
     pub reading: Reading,
 }
 
+/// To whom bytes belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct At {
+    /// The node that they count for.
+    pub node: NodeId,
+    /// The inbound, by its place in the forms; `None` where it is not managed any more.
+    pub inbound: Option<u16>,
+    /// The user.
+    pub user: UserId,
+}
+
 /// What one bulk read comes to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// New bytes of each user at each node, none of them zero.
-    pub deltas: HashMap<(NodeId, UserId), Bytes>,
+    /// New bytes of each user in each inbound, none of them zero.
+    pub deltas: HashMap<At, Bytes>,
     /// Baselines that move.
     pub moved: Vec<Moved>,
     /// Bytes that were there before us.
@@ -120,11 +131,12 @@ impl Count<'_> {
         }
         let (base, delta) = self.judge(counter, before.of(counter.direction));
         if delta > 0 {
-            let of_user = self
-                .counted
-                .deltas
-                .entry((owner.node, owner.user))
-                .or_default();
+            let at = At {
+                node: owner.node,
+                inbound: owner.inbound,
+                user: owner.user,
+            };
+            let of_user = self.counted.deltas.entry(at).or_default();
             let sum = of_user.of_mut(counter.direction);
             *sum = sum.saturating_add(delta);
         }
@@ -178,6 +190,7 @@ fn known(forms: &Forms, baselines: &Baselines, email: &str) -> Option<(Owner, By
         (None, Some(Odd { node, user, bytes })) => {
             let owner = Owner {
                 node: *node,
+                inbound: None,
                 user: *user,
                 usual: None,
             };

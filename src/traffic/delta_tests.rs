@@ -2,6 +2,7 @@
 //! than one counter.
 
 use super::*;
+use crate::model::desired::InboundKey;
 use crate::model::email::{EmailForm, Emails};
 use crate::traffic::baselines::Baselines;
 
@@ -21,7 +22,22 @@ fn two_nodes() -> Forms {
         emails(EmailForm::Prefixed, "in-a"),
         emails(EmailForm::Bare, "in-b"),
     );
-    Forms::of([(NodeId(1), &a), (NodeId(2), &b)])
+    Forms::of([
+        (InboundKey::of(NodeId(1), "main", "in-1"), &a),
+        (InboundKey::of(NodeId(2), "main", "in-2"), &b),
+    ])
+}
+
+/// The user at a node; of the ninth no inbound is managed.
+fn at(node: u64) -> At {
+    At {
+        node: NodeId(node),
+        inbound: [(1, 0), (2, 1)]
+            .iter()
+            .find(|(n, _)| *n == node)
+            .map(|(_, place)| *place),
+        user: user(),
+    }
 }
 
 fn user() -> UserId {
@@ -120,7 +136,7 @@ fn one_counter_by_every_rule() {
         let (own, twin) = (one(row.own), row.twin.map(|twin| one(Some(twin))));
         let twins: Vec<_> = twin.iter().collect();
         let said = counted((&own, &twins), row.reading, &[(ID, "downlink", row.value)]);
-        let delta = said.deltas.get(&(NodeId(2), user()));
+        let delta = said.deltas.get(&at(2));
         let moved = said.moved.first().map(|moved| moved.bytes);
         let (billed, base, adopted, resets) = row.expected;
         assert_eq!(delta.map_or(0, |bytes| bytes.down), billed, "{}", row.what);
@@ -142,7 +158,7 @@ fn up_and_down_are_counted_apart_and_move_one_baseline() {
         &[(ID, "uplink", 15), (ID, "downlink", 40)],
     );
     let expected = Bytes { up: 5, down: 40 };
-    assert_eq!(said.deltas[&(NodeId(2), user())], expected);
+    assert_eq!(said.deltas[&at(2)], expected);
     let [moved] = &said.moved[..] else {
         panic!("one row, not {:?}", said.moved);
     };
@@ -166,13 +182,13 @@ fn every_spelling_is_a_counter_of_its_own_and_none_counts_for_two_nodes() {
     );
     let down = |down| Bytes { up: 0, down };
     assert_eq!(said.deltas.len(), 2);
-    assert_eq!(said.deltas[&(NodeId(1), user())], down(1_100));
-    assert_eq!(said.deltas[&(NodeId(2), user())], down(8));
+    assert_eq!(said.deltas[&at(1)], down(1_100));
+    assert_eq!(said.deltas[&at(2)], down(8));
     assert_eq!(said.moved.len(), 4);
     let mut next = own.clone();
     next.absorb(&said.moved);
     let again = counted((&next, &[]), Reading::Count, &[(&upper, "downlink", 9)]);
-    assert_eq!(again.deltas[&(NodeId(2), user())], down(2));
+    assert_eq!(again.deltas[&at(2)], down(2));
 }
 
 #[test]
@@ -189,7 +205,7 @@ fn counters_of_an_inbound_that_is_managed_no_more_stay_ours_and_others_are_forei
         ],
     );
     assert_eq!(said.deltas.len(), 1);
-    let bytes = said.deltas[&(NodeId(9), user())];
+    let bytes = said.deltas[&at(9)];
     assert_eq!(bytes, Bytes { up: 0, down: 10 });
     assert_eq!((said.ours, said.foreign, said.foreign_bytes), (1, 2, 75));
 }
@@ -200,7 +216,7 @@ fn a_name_that_comes_twice_in_one_answer_bills_its_highest_value_once() {
     for values in [[80, 120], [120, 80], [120, 120], [50, 120], [120, 50]] {
         let twice = values.map(|value| (ID, "downlink", value));
         let said = counted((&own, &[]), Reading::Count, &twice);
-        let bytes = said.deltas[&(NodeId(2), user())];
+        let bytes = said.deltas[&at(2)];
         assert_eq!(bytes, Bytes { up: 0, down: 70 }, "{values:?}");
         assert_eq!(said.moved[0].bytes.down, 120, "{values:?}");
     }

@@ -1,7 +1,7 @@
 //! Puts traffic together: one collector for each Xray, one reporter for each sink, and the ledger
 //! between them. Building touches nothing but memory; the ledger's file is opened by the first work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,12 +9,14 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::collector::{self, CollectorLink, CollectorParts};
 use super::forms::Forms;
-use super::ledger::{Ledger, Undecided, views};
+use super::kernel::{self, KernelSinks, MakeParts};
+use super::ledger::{Around, Dropped, Ledger, Undecided, Used, views};
 use super::link::{Leavers, Orders};
+use super::receivers::Receivers;
 use super::reporter::{self, ReporterLink, ReporterParts};
 use super::sink::Sink;
 use super::status::{SinkStatus, TrafficStatus, XrayTraffic};
@@ -45,8 +47,14 @@ const CLOSING_TAKES: Duration = Duration::from_secs(2);
 pub struct Context<'a> {
     /// Every managed inbound with its e-mails, in the order of the configuration.
     pub inbounds: &'a [(InboundKey, Emails)],
-    /// Where bytes go.
+    /// Where bytes go for the panel that is polled.
     pub sinks: Vec<Arc<dyn Sink>>,
+    /// Where bytes go for panels that push, at first; see [`Handle::set_kernel_sinks`]. Of no account
+    /// where traffic takes over from what runs.
+    pub kernel_sinks: Vec<Arc<dyn Sink>>,
+    /// Who says for whom bytes are, and who hears of them. Of no account where traffic takes over from
+    /// what runs.
+    pub around: Around,
     /// The clock.
     pub clock: Clock,
     /// Whether the end is preceded by a last read and a last flush.
@@ -57,6 +65,7 @@ pub struct Context<'a> {
 pub struct Engine {
     collectors: Vec<CollectorParts>,
     reporters: Vec<ReporterParts>,
+    kernel: MakeParts,
     handle: Handle,
 }
 
@@ -66,6 +75,7 @@ pub struct Handle {
     collectors: Arc<BTreeMap<String, (XrayClient, CollectorLink)>>,
     reporters: Arc<[ReporterLink]>,
     requests: Arc<[Arc<Calls>]>,
+    kernel: KernelSinks,
     ledger: Ledger,
     /// The end that is asked for is followed by another run.
     hands_over: Arc<AtomicBool>,
@@ -77,7 +87,7 @@ struct Common<'a> {
     context: &'a Context<'a>,
     before: Option<&'a Handle>,
     ledger: Ledger,
-    sinks: Arc<[&'static str]>,
+    kernel: KernelSinks,
     reports: Arc<watch::Sender<u64>>,
     hands_over: Arc<AtomicBool>,
 }
@@ -85,14 +95,16 @@ struct Common<'a> {
 impl Engine {
     /// Builds what `config` names. The caller holds the lock of its state folder.
     pub fn build(config: &Config, context: &Context<'_>) -> Result<Self, StoreError> {
-        let sinks: Arc<[&'static str]> = context.sinks.iter().map(|sink| sink.name()).collect();
-        let ledger = Ledger::start(&config.state_dir, sinks.clone(), context.clock)?;
+        let sinks = context.sinks.iter().chain(&context.kernel_sinks);
+        let receivers = Receivers::of(sinks.map(|sink| sink.name()));
+        let (state_dir, around) = (&config.state_dir, context.around.clone());
+        let ledger = Ledger::start_among(state_dir, receivers, around, context.clock)?;
         Ok(Self::assemble(Common {
             config,
             context,
             before: None,
             ledger,
-            sinks,
+            kernel: KernelSinks::of(context.kernel_sinks.clone()),
             reports: Arc::new(watch::Sender::new(0)),
             hands_over: Arc::default(),
         }))
@@ -107,7 +119,7 @@ impl Engine {
             context,
             before: Some(before),
             ledger: before.ledger.clone(),
-            sinks: context.sinks.iter().map(|sink| sink.name()).collect(),
+            kernel: before.kernel.clone(),
             reports: known.unwrap_or_else(|| Arc::new(watch::Sender::new(0))),
             hands_over: Arc::default(),
         })
@@ -125,16 +137,25 @@ impl Engine {
             let name = parts.client.name().to_owned();
             (name, (parts.client.clone(), parts.link.clone()))
         });
+        let kernel = common.make_kernel(ended().collect());
+        // Who waits for a flush waits for theirs, too.
+        common
+            .kernel
+            .now()
+            .iter()
+            .for_each(|sink| drop(kernel(sink)));
         let handle = Handle {
             collectors: Arc::new(by_name.collect()),
             reporters: reporters.iter().map(|parts| parts.link.clone()).collect(),
             requests: reporters.iter().map(|parts| parts.sink.calls()).collect(),
+            kernel: common.kernel.clone(),
             ledger: common.ledger,
             hands_over: common.hands_over,
         };
         Self {
             collectors,
             reporters,
+            kernel,
             handle,
         }
     }
@@ -152,6 +173,11 @@ impl Engine {
                 reporter::run(parts.clone(), shutdown, heartbeat)
             });
         }
+        let (sinks, make) = (self.handle.kernel.clone(), self.kernel.clone());
+        let name = "reports to panels that push";
+        tasks.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, heartbeat| {
+            kernel::run(sinks.clone(), make.clone(), shutdown, heartbeat)
+        });
         self.start_reading(tasks);
     }
 
@@ -172,7 +198,7 @@ impl Common<'_> {
     fn collector(&self, xray: &Xray) -> Option<CollectorParts> {
         let inbounds = self.context.inbounds.iter();
         let of_xray = inbounds.filter(|(key, _)| key.xray == xray.name);
-        let forms = Forms::of(of_xray.clone().map(|(key, emails)| (key.node, emails)));
+        let forms = Forms::of(of_xray.clone().map(|(key, emails)| (key.clone(), emails)));
         let tags: Vec<_> = of_xray.map(|(key, _)| key.tag.clone()).collect();
         if tags.is_empty() {
             return None;
@@ -190,7 +216,8 @@ impl Common<'_> {
             forms: Arc::new(forms),
             levels: levels.collect(),
             ledger: self.ledger.clone(),
-            sinks: self.sinks.clone(),
+            sinks: self.context.sinks.clone().into(),
+            kernel: self.kernel.clone(),
             interval: self.config.traffic.collect_interval,
             adopts: self.config.traffic.first_read == FirstRead::Adopt,
             on_stop: self.context.on_stop,
@@ -227,15 +254,10 @@ impl Common<'_> {
         collectors: Vec<watch::Receiver<bool>>,
     ) -> ReporterParts {
         let mut before = self.before.iter().flat_map(|it| it.reporters.iter());
-        let same = before.find(|link| link.status.borrow().sink == sink.name());
-        let link = same.cloned().unwrap_or_else(|| ReporterLink {
-            flushes: Orders::default(),
-            reports: self.reports.clone(),
-            status: Arc::new(watch::Sender::new(SinkStatus {
-                sink: sink.name().to_owned(),
-                ..SinkStatus::default()
-            })),
-        });
+        let same = before.find(|link| *link.status.borrow().sink == *sink.name());
+        let link = same
+            .cloned()
+            .unwrap_or_else(|| link(&**sink, &self.reports));
         link.status
             .send_modify(|status| status.address = sink.address());
         ReporterParts {
@@ -249,6 +271,41 @@ impl Common<'_> {
             link,
             collectors,
         }
+    }
+
+    /// The same for sinks that come while it runs.
+    fn make_kernel(&self, collectors: Vec<watch::Receiver<bool>>) -> MakeParts {
+        let (ledger, reports) = (self.ledger.clone(), self.reports.clone());
+        let (kernel, traffic) = (self.kernel.clone(), self.config.traffic.clone());
+        let (on_stop, clock) = (self.context.on_stop, self.context.clock);
+        let hands_over = self.hands_over.clone();
+        Arc::new(move |sink| {
+            let link = kernel.link(&**sink, || link(&**sink, &reports));
+            link.status
+                .send_modify(|status| status.address = sink.address());
+            ReporterParts {
+                sink: sink.clone(),
+                ledger: ledger.clone(),
+                interval: traffic.report_interval,
+                on_unknown: traffic.on_unknown,
+                on_stop,
+                hands_over: hands_over.clone(),
+                clock,
+                link,
+                collectors: collectors.clone(),
+            }
+        })
+    }
+}
+
+fn link(sink: &dyn Sink, reports: &Arc<watch::Sender<u64>>) -> ReporterLink {
+    ReporterLink {
+        flushes: Orders::default(),
+        reports: reports.clone(),
+        status: Arc::new(watch::Sender::new(SinkStatus {
+            sink: sink.name().to_string(),
+            ..SinkStatus::default()
+        })),
     }
 }
 
@@ -266,7 +323,8 @@ impl Handle {
     /// Reads all counters, and sends what can be sent.
     pub async fn pass(&self) -> TrafficStatus {
         self.collect().await;
-        let flushes = self.reporters.iter().map(|link| link.flushes.carried_out());
+        let links = self.links();
+        let flushes = links.iter().map(|link| link.flushes.carried_out());
         join_all(flushes).await;
         self.status()
     }
@@ -278,10 +336,53 @@ impl Handle {
         decision: Decision,
     ) -> Result<Result<ReportId, Undecided>, StoreError> {
         let decided = self.ledger.decide(id, decision).await;
-        for link in self.reporters.iter() {
+        for link in self.links() {
             link.reports.send_modify(|times| *times += 1);
         }
         decided
+    }
+
+    /// Bytes that are wanted by panels that push go to these sinks and no others from now on, also after
+    /// traffic was taken over. A sink that stays is to be the same one: its reporter goes on
+    /// undisturbed. What is left for one that is gone is dropped.
+    pub async fn set_kernel_sinks(&self, sinks: Vec<Arc<dyn Sink>>) -> Result<(), StoreError> {
+        self.kernel.set(sinks);
+        for dropped in self.ledger.set_kernel_sinks(self.kernel.names()).await? {
+            let Dropped { sink, bytes } = dropped;
+            warn!(
+                sink,
+                up = bytes.up,
+                down = bytes.down,
+                "this panel wants to hear of no more traffic: bytes that it had not taken are dropped"
+            );
+        }
+        Ok(())
+    }
+
+    /// The sinks of panels that push.
+    pub fn kernel_sinks(&self) -> Vec<Arc<dyn Sink>> {
+        self.kernel.now().to_vec()
+    }
+
+    /// What was counted in every managed inbound since it is known.
+    pub async fn inbounds(&self) -> Result<Vec<views::InboundTotals>, StoreError> {
+        self.ledger.inbounds().await
+    }
+
+    /// What every user has moved since the ledger began.
+    pub async fn used(&self) -> Result<HashMap<UserId, Used>, StoreError> {
+        self.ledger.used().await
+    }
+
+    /// What one user has moved since the ledger began.
+    pub async fn used_by(&self, user: UserId) -> Result<Used, StoreError> {
+        self.ledger.used_by(user).await
+    }
+
+    fn links(&self) -> Vec<ReporterLink> {
+        let mut links = self.reporters.to_vec();
+        links.extend(self.kernel.links());
+        links
     }
 
     /// How traffic stands.
@@ -292,7 +393,7 @@ impl Handle {
                 .map(|(_, link)| link.status.borrow().clone())
                 .collect(),
             sinks: self
-                .reporters
+                .links()
                 .iter()
                 .map(|link| link.status.borrow().clone())
                 .collect(),
@@ -307,8 +408,10 @@ impl Handle {
     }
 
     /// Reports sent to every sink, by HTTP status.
-    pub fn requests(&self) -> &[Arc<Calls>] {
-        &self.requests
+    pub fn requests(&self) -> Vec<Arc<Calls>> {
+        let kernel = self.kernel.now();
+        let of_kernel = kernel.iter().map(|sink| sink.calls());
+        self.requests.iter().cloned().chain(of_kernel).collect()
     }
 
     /// The ledger's store: how it is, and how long its commits took.

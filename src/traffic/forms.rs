@@ -1,8 +1,9 @@
 //! Whose a counter is: the e-mails of all managed inbounds of one Xray, as one table from e-mail to
-//! node. A counter belongs to one node only, whatever the inbounds share. Pure.
+//! inbound. A counter belongs to one inbound only, whatever the inbounds share. Pure.
 
 use std::collections::HashSet;
 
+use crate::model::desired::InboundKey;
 use crate::model::email::{EmailForm, Emails};
 use crate::model::ids::{NodeId, UserId};
 
@@ -19,6 +20,8 @@ pub struct UsualName {
 pub struct Owner {
     /// The node that its bytes count for.
     pub node: NodeId,
+    /// The inbound, by its place in [`Forms`]; `None` where it is not managed any more.
+    pub inbound: Option<u16>,
     /// The user.
     pub user: UserId,
     /// Its name, where it is written just as we write it. Another case is another counter.
@@ -28,34 +31,39 @@ pub struct Owner {
 /// All forms of e-mails that are ours in one Xray.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Forms {
-    /// Prefixes with the nodes that they count for; the bare form is the empty one, in front.
-    prefixes: Vec<(String, NodeId)>,
+    inbounds: Vec<InboundKey>,
+    /// Prefixes with the places of the inbounds that they count for; the bare form is the empty one,
+    /// in front.
+    prefixes: Vec<(String, u16)>,
 }
 
 impl Forms {
     /// Of the inbounds of one Xray, in the order of the configuration. What a present kernel id
     /// says goes before what a former one did; the bare form is the first inbound's that writes it.
-    pub fn of<'a>(inbounds: impl IntoIterator<Item = (NodeId, &'a Emails)>) -> Self {
-        let inbounds: Vec<_> = inbounds.into_iter().collect();
-        let bare = inbounds
-            .iter()
+    pub fn of<'a>(inbounds: impl IntoIterator<Item = (InboundKey, &'a Emails)>) -> Self {
+        let (inbounds, emails): (Vec<_>, Vec<_>) = inbounds.into_iter().unzip();
+        let placed = || (0_u16..).zip(&emails);
+        let bare = placed()
             .find(|(_, emails)| emails.form == EmailForm::Bare)
-            .or(inbounds.first());
-        let present = inbounds.iter().map(|(node, e)| (&e.kernel_id, *node));
-        let former = inbounds
-            .iter()
-            .flat_map(|(node, e)| e.former_ids.iter().map(|id| (id, *node)));
+            .or(placed().next());
+        let present = placed().map(|(place, e)| (&e.kernel_id, place));
+        let former = placed().flat_map(|(place, e)| e.former_ids.iter().map(move |id| (id, place)));
         let mut seen = HashSet::new();
         let mut prefixes: Vec<_> = bare
-            .map(|(node, _)| (String::new(), *node))
+            .map(|(place, _)| (String::new(), place))
             .into_iter()
             .collect();
-        for (id, node) in present.chain(former) {
+        for (id, place) in present.chain(former) {
             if seen.insert(id.to_ascii_lowercase()) {
-                prefixes.push((id.clone(), node));
+                prefixes.push((id.clone(), place));
             }
         }
-        Self { prefixes }
+        Self { inbounds, prefixes }
+    }
+
+    /// All inbounds, each at its place.
+    pub fn inbounds(&self) -> &[InboundKey] {
+        &self.inbounds
     }
 
     /// Whose this e-mail is, if it is ours.
@@ -69,11 +77,12 @@ impl Forms {
             .prefixes
             .iter()
             .position(|(known, _)| known.eq_ignore_ascii_case(prefix))?;
-        let (written, node) = &self.prefixes[place];
+        let (written, inbound) = &self.prefixes[place];
         let is_usual = written == prefix && !uuid.bytes().any(|b| b.is_ascii_uppercase());
         let usual = u16::try_from(place).ok().filter(|_| is_usual);
         Some(Owner {
-            node: *node,
+            node: self.inbounds.get(usize::from(*inbound))?.node,
+            inbound: Some(*inbound),
             user,
             usual: usual.map(|prefix| UsualName { prefix, user }),
         })
@@ -89,8 +98,9 @@ impl Forms {
 
     /// The node that a usual name counts for.
     pub fn node(&self, name: UsualName) -> Option<NodeId> {
-        let found = self.prefixes.get(usize::from(name.prefix));
-        found.map(|(_, node)| *node)
+        let (_, inbound) = self.prefixes.get(usize::from(name.prefix))?;
+        let inbound = self.inbounds.get(usize::from(*inbound));
+        inbound.map(|inbound| inbound.node)
     }
 }
 
@@ -114,7 +124,8 @@ mod tests {
             emails(EmailForm::Prefixed, "in-a", &["in-b", "old"]),
             emails(EmailForm::Bare, "in-b", &[]),
         );
-        let forms = Forms::of([(NodeId(1), &a), (NodeId(2), &b)]);
+        let inbound = |node, tag| InboundKey::of(NodeId(node), "main", tag);
+        let forms = Forms::of([(inbound(1, "a"), &a), (inbound(2, "b"), &b)]);
         let upper = ID.to_uppercase();
         let table = [
             (
@@ -144,6 +155,9 @@ mod tests {
             let owner = forms.read(&email);
             let said = owner.map(|owner| (owner.node.0, owner.usual.is_some()));
             assert_eq!(said, expected, "{what}: {email}");
+            let place = owner.and_then(|owner| owner.inbound);
+            let said = place.map(|place| forms.inbounds()[usize::from(place)].node.0);
+            assert_eq!(said, expected.map(|(node, _)| node), "{what}");
             if let Some(usual) = owner.and_then(|owner| owner.usual) {
                 assert_eq!(forms.write(usual), email);
                 assert_eq!(forms.node(usual), owner.map(|owner| owner.node));

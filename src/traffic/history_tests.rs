@@ -12,6 +12,7 @@ use super::baselines::Baselines;
 use super::forms::Forms;
 use super::history_world::{Dice, PerUser, World, wire};
 use super::identity::{Birth, born_after, is_older_than};
+use crate::model::desired::InboundKey;
 use crate::model::email::{EmailForm, Emails};
 use crate::model::ids::NodeId;
 use crate::xray::boot::Boot;
@@ -82,7 +83,10 @@ fn forms() -> Forms {
         emails(EmailForm::Bare, "in-b"),
         emails(EmailForm::Prefixed, "in-a"),
     );
-    Forms::of([(NodeId(0), &bare), (NodeId(1), &prefixed)])
+    Forms::of([
+        (InboundKey::of(NodeId(0), "main", "in-0"), &bare),
+        (InboundKey::of(NodeId(1), "main", "in-1"), &prefixed),
+    ])
 }
 
 /// The place of a user at a node in the oracle's books.
@@ -110,9 +114,9 @@ impl Ledger {
     }
 
     fn commit(&mut self, entry: Entry, kernel_now: &str) {
-        for ((node, user), bytes) in &entry.counted.deltas {
+        for (at, bytes) in &entry.counted.deltas {
             assert!(!bytes.is_zero(), "an empty delta");
-            let at = 2 * owner(*node, user.bytes()[0]);
+            let at = 2 * owner(at.node, at.user.bytes()[0]);
             self.billed[at] += bytes.up;
             self.billed[at + 1] += bytes.down;
         }

@@ -5,26 +5,42 @@
 mod audit;
 mod boots;
 mod collect;
+mod ears;
+mod fit;
+mod gone;
+mod inbounds;
+#[cfg(test)]
+mod kernel_tests;
 mod reports;
 mod rows;
 mod schema;
+mod sums;
 #[cfg(test)]
 mod tests;
 pub mod views;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use collect::{Collected, Reading};
-pub use reports::{Fate, Undecided, Whose};
+pub use ears::Around;
+pub use fit::Fit;
+pub use gone::Dropped;
+pub use reports::{Closed, Fate, Undecided, Whose};
 pub use rows::State;
+pub use sums::Used;
 
 use crate::base::clock::Clock;
+use crate::model::ids::UserId;
 use crate::model::report::{Decision, Report, ReportId};
 use crate::model::tally::Distribution;
-use crate::store::{self, Health, Spec, Store, StoreError, Work, WorkError};
-use collect::Cache;
+use crate::store::{self, Health, Reader, Spec, Store, StoreError, Work, WorkError};
+use crate::traffic::receivers::{Receivers, SinkName};
+use collect::{Cache, To};
+use ears::Ears;
+use reports::Places;
 
 /// Baselines and open rows of some thousand users stay in memory from one read to the next.
 const CACHE_KIB: u32 = 2_000;
@@ -55,6 +71,10 @@ pub struct Turn {
     pub done: Vec<Done>,
     /// How many may be given out.
     pub places: usize,
+    /// They go in one request, with one answer for all: one that is in doubt goes alone.
+    pub together: bool,
+    /// Which may be.
+    pub fit: Fit,
     /// For so long a report that is in doubt may be sent again; zero: not at all; `None`: for ever.
     pub resend_within: Option<Duration>,
     /// After a turn of which nobody knows whether it was written: only these are under way.
@@ -81,8 +101,10 @@ impl Claimed {
 #[derive(Clone)]
 pub struct Ledger {
     store: Store,
+    reader: Reader,
     cache: Arc<Mutex<Cache>>,
-    sinks: Arc<[&'static str]>,
+    receivers: Arc<RwLock<Receivers>>,
+    ears: Arc<Ears>,
     clock: Clock,
 }
 
@@ -104,32 +126,66 @@ pub fn file(state_dir: &Path) -> PathBuf {
 }
 
 impl Ledger {
-    /// The ledger of `state_dir`, whose bytes go to `sinks`. The caller holds the folder's lock.
-    /// Xrays that the file does not know are known from now on.
+    /// The ledger of `state_dir`, whose bytes go to these sinks; nobody pushes users. The caller holds the
+    /// folder's lock. Xrays that the file does not know are known from now on.
     pub fn start(
         state_dir: &Path,
-        sinks: Arc<[&'static str]>,
+        receivers: impl Into<Receivers>,
+        clock: Clock,
+    ) -> Result<Self, StoreError> {
+        Self::start_among(state_dir, receivers, Around::default(), clock)
+    }
+
+    /// The same where `around` says for whom bytes are, and hears of them.
+    pub fn start_among(
+        state_dir: &Path,
+        receivers: impl Into<Receivers>,
+        around: Around,
         clock: Clock,
     ) -> Result<Self, StoreError> {
         Ok(Self {
             store: Store::start(spec(state_dir, clock))?,
+            reader: Reader::new(spec(state_dir, clock)),
             cache: Arc::new(Mutex::new(Cache::new(&clock.moment()))),
-            sinks,
+            receivers: Arc::new(RwLock::new(receivers.into())),
+            ears: Arc::new(Ears::new(around)),
             clock,
         })
     }
 
+    /// Bytes that are wanted by panels that push go to these sinks and no others from now on. What is
+    /// left for others is dropped; of which, and how much.
+    pub async fn set_kernel_sinks(&self, sinks: Vec<SinkName>) -> Result<Vec<Dropped>, StoreError> {
+        self.receive(sinks.clone());
+        // Whatever is counted after this is counted for these: there is one writer.
+        self.write("sinks", move |work| gone::keep_only(work, &sinks))
+            .await
+    }
+
+    fn receive(&self, kernel: Vec<SinkName>) {
+        let receivers = self.receivers.write();
+        let mut receivers = receivers.unwrap_or_else(PoisonError::into_inner);
+        *receivers = receivers.clone().with_kernel(kernel);
+    }
+
     /// Takes a read of counters in.
     pub async fn collect(&self, reading: Reading) -> Result<Collected, StoreError> {
-        let (cache, sinks, clock) = (self.cache.clone(), self.sinks.clone(), self.clock);
-        let now = self.now_ms();
+        let (cache, receivers) = (self.cache.clone(), self.receivers.clone());
+        let (ears, clock, now_ms) = (self.ears.clone(), self.clock, self.now_ms());
         let (collected, generation, taken) = self
             .store
             .write("collect", move |work| {
                 let mut cache = locked(&cache);
-                look_at(work, &mut cache, clock)?;
-                let (collected, taken) = collect::take_in(work, &mut cache, &reading, &sinks, now)?;
-                Ok((collected, work.generation, taken))
+                look_at(work, &mut cache, &ears, clock)?;
+                let receivers = receivers.read().unwrap_or_else(PoisonError::into_inner);
+                let to = To {
+                    receivers: &receivers,
+                    owners: ears.owners(),
+                    now_ms,
+                };
+                let done = collect::take_in(work, &mut cache, &reading, to)?;
+                ears.counted(work, done.pushed);
+                Ok((done.collected, work.generation, done.taken))
             })
             .await?;
         locked(&self.cache).put(generation, taken);
@@ -137,25 +193,45 @@ impl Ledger {
     }
 
     /// Makes reports to `sink` of what is open; how many.
-    pub async fn close(&self, sink: &'static str, whose: Whose) -> Result<usize, StoreError> {
-        let now = self.now_ms();
-        self.write("close", move |work| reports::close(work, sink, &whose, now))
-            .await
+    pub async fn close(&self, sink: &str, whose: Whose) -> Result<usize, StoreError> {
+        let closed = self.close_fit(sink, whose, Fit::default()).await?;
+        Ok(closed.reports)
+    }
+
+    /// The same of what is fit to be told.
+    pub async fn close_fit(
+        &self,
+        sink: &str,
+        whose: Whose,
+        fit: Fit,
+    ) -> Result<Closed, StoreError> {
+        let (sink, now) = (SinkName::from(sink), self.now_ms());
+        self.write("close", move |work| {
+            reports::close(work, &sink, &whose, &fit, now)
+        })
+        .await
     }
 
     /// Writes down what became of reports that were sent, and gives out the oldest that may go: they
     /// are *sending* from then on.
-    pub async fn turn(&self, sink: &'static str, turn: Turn) -> Result<Vec<Claimed>, StoreError> {
-        let now = self.now_ms();
-        let doubted_after = before(now, turn.resend_within);
+    pub async fn turn(&self, sink: &str, turn: Turn) -> Result<Vec<Claimed>, StoreError> {
+        let (sink, now, ears) = (SinkName::from(sink), self.now_ms(), self.ears.clone());
+        let places = Places {
+            free: turn.places,
+            doubted_after: before(now, turn.resend_within),
+            together: turn.together,
+            fit: turn.fit,
+        };
         self.write("turn", move |work| {
+            let mut settled = Vec::new();
             for Done { seq, id, fate } in turn.done {
-                reports::record(work, (seq, id), fate, now)?;
+                settled.extend(reports::record(work, (seq, id), fate, now)?);
             }
+            ears.settled(work, &sink, settled)?;
             if let Some(under_way) = turn.only_under_way {
-                reports::bring_back(work, sink, &under_way, now)?;
+                reports::bring_back(work, &sink, &under_way, now)?;
             }
-            let claimed = reports::claim(work, sink, turn.places, doubted_after, now)?;
+            let claimed = reports::claim(work, &sink, &places, now)?;
             let claimed = claimed.into_iter();
             Ok(claimed
                 .map(|(seq, report)| Claimed { seq, report })
@@ -165,23 +241,19 @@ impl Ledger {
     }
 
     /// Whatever was *sending* when we ended is unknown; how many reports were.
-    pub async fn orphans(&self, sink: &'static str) -> Result<usize, StoreError> {
-        let now = self.now_ms();
-        self.write("orphans", move |work| reports::orphans(work, sink, now))
+    pub async fn orphans(&self, sink: &str) -> Result<usize, StoreError> {
+        let (sink, now) = (SinkName::from(sink), self.now_ms());
+        self.write("orphans", move |work| reports::orphans(work, &sink, now))
             .await
     }
 
     /// Makes unknown reports pending again, under their numbers: those that are in doubt for no longer
     /// than `within`, or all; how many.
-    pub async fn release(
-        &self,
-        sink: &'static str,
-        within: Option<Duration>,
-    ) -> Result<usize, StoreError> {
-        let now = self.now_ms();
+    pub async fn release(&self, sink: &str, within: Option<Duration>) -> Result<usize, StoreError> {
+        let (sink, now) = (SinkName::from(sink), self.now_ms());
         let after = before(now, within);
         self.write("release", move |work| {
-            reports::release(work, sink, after, now)
+            reports::release(work, &sink, after, now)
         })
         .await
     }
@@ -192,18 +264,28 @@ impl Ledger {
         id: ReportId,
         decision: Decision,
     ) -> Result<Result<ReportId, Undecided>, StoreError> {
-        let now = self.now_ms();
+        let (now, ears) = (self.now_ms(), self.ears.clone());
         self.write("decide", move |work| {
-            reports::decide(work, id, decision, now)
+            let decided = reports::decide(work, id, decision, now)?;
+            let (id, settled) = match decided {
+                Ok(decided) => decided,
+                Err(undecided) => return Ok(Err(undecided)),
+            };
+            if let Some(row) = settled {
+                let sink = row.sink.clone();
+                ears.settled(work, &sink, vec![row])?;
+            }
+            Ok(Ok(id))
         })
         .await
     }
 
     /// Whether the sink at `address` has shown that it drops repeats. At another address nothing has
     /// been shown yet.
-    pub async fn dedupes(&self, sink: &'static str, address: String) -> Result<bool, StoreError> {
+    pub async fn dedupes(&self, sink: &str, address: String) -> Result<bool, StoreError> {
+        let sink = SinkName::from(sink);
         self.read("dedupes", move |work| {
-            Ok(rows::dedupes(work, sink, &address)?.unwrap_or(false))
+            Ok(rows::dedupes(work, &sink, &address)?.unwrap_or(false))
         })
         .await
     }
@@ -211,12 +293,13 @@ impl Ledger {
     /// Keeps whether the sink at `address` drops repeats.
     pub async fn keep_dedupes(
         &self,
-        sink: &'static str,
+        sink: &str,
         address: String,
         dedupes: bool,
     ) -> Result<(), StoreError> {
+        let sink = SinkName::from(sink);
         self.write("sink", move |work| {
-            rows::keep_dedupes(work, sink, &address, dedupes)
+            rows::keep_dedupes(work, &sink, &address, dedupes)
         })
         .await
     }
@@ -224,6 +307,24 @@ impl Ledger {
     /// A view of the whole ledger.
     pub async fn summary(&self) -> Result<views::Summary, StoreError> {
         self.read("summary", |work| views::summary(work)).await
+    }
+
+    /// What was counted in each inbound; read beside the writer.
+    pub async fn inbounds(&self) -> Result<Vec<views::InboundTotals>, StoreError> {
+        let read = self.reader.read(views::inbounds).await?;
+        Ok(read.unwrap_or_default())
+    }
+
+    /// What every user has moved; read beside the writer.
+    pub async fn used(&self) -> Result<HashMap<UserId, Used>, StoreError> {
+        let read = self.reader.read(sums::used).await?;
+        Ok(read.unwrap_or_default())
+    }
+
+    /// What one user has moved; read beside the writer.
+    pub async fn used_by(&self, user: UserId) -> Result<Used, StoreError> {
+        let read = self.reader.read(move |it| sums::used_by(it, user)).await?;
+        Ok(read.unwrap_or_default())
     }
 
     /// Lets go of the ledger, and completes when its file is closed in order: when the other handles
@@ -281,9 +382,9 @@ impl Ledger {
     where
         W: FnOnce(&Work<'_>) -> Result<T, WorkError>,
     {
-        let (cache, clock) = (self.cache.clone(), self.clock);
+        let (cache, ears, clock) = (self.cache.clone(), self.ears.clone(), self.clock);
         move |opened: &Work<'_>| {
-            look_at(opened, &mut locked(&cache), clock)?;
+            look_at(opened, &mut locked(&cache), &ears, clock)?;
             work(opened)
         }
     }
@@ -306,9 +407,10 @@ fn before(now_ms: i64, within: Option<Duration>) -> i64 {
 }
 
 /// Looks at a file that was opened anew, before anything is done with what it holds.
-fn look_at(work: &Work<'_>, cache: &mut Cache, clock: Clock) -> Result<(), WorkError> {
+fn look_at(work: &Work<'_>, cache: &mut Cache, ears: &Ears, clock: Clock) -> Result<(), WorkError> {
     if !cache.is_at(work.generation) {
         audit::audit(work)?;
+        ears.all(work)?;
         cache.at(work.generation, &clock.moment());
     }
     Ok(())

@@ -72,7 +72,16 @@ impl<T: Clone> Orders<T> {
 
     /// What all orders up to `number` came to.
     pub(super) fn answer(&self, number: u64, answer: T) {
-        self.answered.send_replace((number, answer));
+        self.answered.send_modify(|answered| {
+            if number >= answered.0 {
+                *answered = (number, answer);
+            }
+        });
+    }
+
+    /// Nobody carries out orders any more: those that were given, and those to come, came to this.
+    pub(super) fn close(&self, answer: T) {
+        self.answer(u64::MAX, answer);
     }
 }
 

@@ -11,9 +11,11 @@ pub mod delta;
 pub mod engine;
 pub mod forms;
 pub mod identity;
+mod kernel;
 pub mod ledger;
 mod link;
 pub mod pace;
+pub mod receivers;
 mod reporter;
 #[cfg(test)]
 mod reporter_tests;

@@ -1,12 +1,13 @@
 //! How fast reports go to a sink: many at once while it takes them, one at a time after one was lost or
-//! refused for now, none while it is to be left alone. So its return causes no stampede.
+//! refused for now, none while it is to be left alone. So its return causes no stampede. A sink that
+//! takes many reports in one request gets one request at a time, and after a failure with one report.
 
 use std::time::{Duration, Instant};
 
 use super::classify::Verdict;
 use crate::base::retry::Backoff;
 
-/// Reports under way at once.
+/// Requests under way at once, to a sink that takes one report in each.
 const AT_ONCE: usize = 16;
 /// First pause after a failure.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -17,6 +18,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Pace {
     backoff: Backoff,
+    /// Most reports in one request.
+    batch_max: usize,
     /// After a failure, until something is settled.
     careful: bool,
     resumes_at: Option<Instant>,
@@ -36,7 +39,15 @@ pub struct Trouble {
 
 impl Default for Pace {
     fn default() -> Self {
+        Self::of(1)
+    }
+}
+
+impl Pace {
+    /// Of a sink that takes so many reports in one request.
+    pub fn of(batch_max: usize) -> Self {
         Self {
+            batch_max: batch_max.max(1),
             backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
             careful: false,
             resumes_at: None,
@@ -44,10 +55,18 @@ impl Default for Pace {
             trouble: None,
         }
     }
-}
 
-impl Pace {
-    /// How many more reports may go at `now`, while so many are under way.
+    /// Whether reports go together.
+    pub fn is_batched(&self) -> bool {
+        self.batch_max > 1
+    }
+
+    /// Reports in the next request.
+    pub fn batch(&self) -> usize {
+        if self.careful { 1 } else { self.batch_max }
+    }
+
+    /// How many more requests may go at `now`, while so many are under way.
     pub fn places(&self, under_way: usize, now: Instant) -> usize {
         if self.resumes_at.is_some_and(|at| at > now) {
             return 0;
@@ -55,9 +74,13 @@ impl Pace {
         self.at_once().saturating_sub(under_way)
     }
 
-    /// Most reports under way at once.
+    /// Most requests under way at once.
     pub fn at_once(&self) -> usize {
-        if self.careful { 1 } else { AT_ONCE }
+        if self.careful || self.is_batched() {
+            1
+        } else {
+            AT_ONCE
+        }
     }
 
     /// When reports go again, if they are held back now.
@@ -110,7 +133,7 @@ impl Pace {
             resumes_at: asked_until,
             asked_until,
             trouble,
-            ..Self::default()
+            ..Self::of(self.batch_max)
         };
     }
 }

@@ -33,7 +33,7 @@ const REMEMBERED: Duration = Duration::from_hours(24);
 /// After the ledger failed.
 const LEDGER_PAUSE: Duration = Duration::from_secs(1);
 /// At the latest after this the loop wakes, so that it can be seen to live.
-const WAKE: Duration = Duration::from_secs(30);
+pub(super) const WAKE: Duration = Duration::from_secs(30);
 /// The last flush is over within this time from the wish to end; the rest stays.
 const LAST_FLUSH_TAKES: Duration = Duration::from_secs(5);
 /// Of which at most this is spent on waiting for the last reads.
@@ -91,7 +91,9 @@ pub(super) async fn run(parts: ReporterParts, mut shutdown: Shutdown, heartbeat:
     }
 }
 
-type UnderWay = FuturesUnordered<BoxFuture<'static, (Claimed, Answer)>>;
+/// Reports that went together, and what was answered.
+type Answered = (Vec<Claimed>, Answer);
+type UnderWay = FuturesUnordered<BoxFuture<'static, Answered>>;
 
 struct Reporter {
     parts: ReporterParts,
@@ -100,7 +102,7 @@ struct Reporter {
     /// Of those under way, their places in the ledger.
     places: Vec<i64>,
     /// Answers that came while the ledger was at work.
-    answered: Vec<(Claimed, Answer)>,
+    answered: Vec<Answered>,
     /// What became of reports and is not written down yet.
     done: Vec<Done>,
     /// `None` until the ledger was looked at.
@@ -125,7 +127,7 @@ impl Reporter {
         let flushes = parts.link.flushes.subscribe();
         let reports = parts.link.reports.subscribe();
         Self {
-            pace: Pace::default(),
+            pace: Pace::of(parts.sink.batch_max()),
             under_way: FuturesUnordered::new(),
             places: Vec::new(),
             answered: Vec::new(),
@@ -180,7 +182,7 @@ impl Reporter {
 
     fn free_places(&self) -> usize {
         let now = Instant::now().into_std();
-        self.pace.places(self.under_way.len(), now)
+        self.pace.places(self.under_way.len(), now) * self.pace.batch()
     }
 
     /// Nothing is under way, and nothing can be sent now.
@@ -221,9 +223,7 @@ impl Reporter {
         self.hear_all();
         if Instant::now() >= self.next_close {
             self.next_close = Instant::now() + self.parts.interval;
-            let sink = self.parts.sink.name();
-            let ledger = self.parts.ledger.clone();
-            self.hearing(ledger.close(sink, Whose::All)).await?;
+            self.close().await?;
             self.may_have_work = true;
         }
         self.turn().await?;
@@ -233,14 +233,28 @@ impl Reporter {
         Ok(())
     }
 
+    async fn close(&mut self) -> Result<(), StoreError> {
+        let (sink, fit) = (self.parts.sink.name(), self.parts.sink.fit());
+        let ledger = self.parts.ledger.clone();
+        let closed = self
+            .hearing(ledger.close_fit(&sink, Whose::All, fit))
+            .await?;
+        self.parts.link.status.send_modify(|status| {
+            status.untold = closed.left;
+            status.untold_bytes = closed.left_bytes.total();
+        });
+        Ok(())
+    }
+
     /// The first look at the ledger: what was under way when we ended is unknown.
     async fn begin(&mut self) -> Result<(), StoreError> {
         let (sink, ledger) = (&self.parts.sink, &self.parts.ledger);
-        let orphans = ledger.orphans(sink.name()).await?;
-        let dedupes = ledger.dedupes(sink.name(), sink.address()).await?;
+        let name = sink.name();
+        let orphans = ledger.orphans(&name).await?;
+        let dedupes = ledger.dedupes(&name, sink.address()).await?;
         if orphans > 0 {
             warn!(
-                sink = sink.name(),
+                sink = &*name,
                 reports = orphans,
                 "the agent ended while reports were being sent: whether they arrived is unknown"
             );
@@ -273,7 +287,7 @@ impl Reporter {
     async fn keep_what_was_learnt(&mut self) -> Result<(), StoreError> {
         let (sink, ledger) = (self.parts.sink.clone(), self.parts.ledger.clone());
         let dedupes = self.dedupes.unwrap_or(false);
-        self.hearing(ledger.keep_dedupes(sink.name(), sink.address(), dedupes))
+        self.hearing(ledger.keep_dedupes(&sink.name(), sink.address(), dedupes))
             .await?;
         self.has_learnt = false;
         self.release().await
@@ -284,10 +298,10 @@ impl Reporter {
         if self.resends() {
             let (sink, within) = (self.parts.sink.name(), self.resend_within());
             let ledger = self.parts.ledger.clone();
-            let released = self.hearing(ledger.release(sink, within)).await?;
+            let released = self.hearing(ledger.release(&sink, within)).await?;
             if released > 0 {
                 info!(
-                    sink,
+                    sink = &*sink,
                     reports = released,
                     "unknown reports are sent again, under their numbers"
                 );
@@ -327,39 +341,44 @@ impl Reporter {
         let turn = Turn {
             done: self.done.clone(),
             places,
+            together: self.pace.is_batched(),
+            fit: self.parts.sink.fit(),
             resend_within: self.resend_within(),
             only_under_way: self.adrift.then(|| self.places.clone()),
         };
         self.adrift = true;
         let (sink, ledger) = (self.parts.sink.name(), self.parts.ledger.clone());
-        let claimed = self.hearing(ledger.turn(sink, turn)).await?;
+        let batch = self.pace.batch();
+        let claimed = self.hearing(ledger.turn(&sink, turn)).await?;
         self.adrift = false;
         self.done.clear();
         if places > 0 {
             // Fewer than asked for: the others wait for what is under way, or there are none.
             self.may_have_work = claimed.len() == places;
         }
-        for claimed in claimed {
-            self.send(claimed);
+        for batch in claimed.chunks(batch) {
+            self.send(batch.to_vec());
         }
         self.hear_all();
         Ok(())
     }
 
-    fn send(&mut self, claimed: Claimed) {
+    fn send(&mut self, claimed: Vec<Claimed>) {
         let sink = self.parts.sink.clone();
-        self.places.push(claimed.seq());
+        self.places.extend(claimed.iter().map(Claimed::seq));
         self.under_way.push(Box::pin(async move {
             failpoint::reach("report.before_send");
-            let answer = sink.send(&claimed.report).await;
+            let reports: Vec<_> = claimed.iter().map(|each| each.report.clone()).collect();
+            let answer = sink.send(&reports).await;
             failpoint::reach("report.after_send");
             (claimed, answer)
         }));
     }
 
     /// Takes in an answer.
-    fn heard(&mut self, (claimed, answer): (Claimed, Answer)) {
-        self.places.retain(|place| *place != claimed.seq());
+    fn heard(&mut self, (claimed, answer): Answered) {
+        let is_over = |place: &i64| claimed.iter().any(|claimed| claimed.seq() == *place);
+        self.places.retain(|place| !is_over(place));
         let verdict = classify(&answer);
         self.pace.heard(&verdict, Instant::now().into_std());
         self.learn(&answer, &verdict);
@@ -379,7 +398,8 @@ impl Reporter {
                 resend: self.resends(),
             },
         };
-        self.done.push(claimed.done(fate));
+        self.done
+            .extend(claimed.iter().map(|claimed| claimed.done(fate.clone())));
         self.may_have_work = true;
     }
 
@@ -408,14 +428,14 @@ impl Reporter {
             .and_then(|at| self.parts.clock.now().checked_add(at - now).ok());
         let trouble = self.pace.trouble().cloned();
         self.parts.link.status.send_modify(|status| {
-            status.under_way = self.under_way.len();
-            status.at_once = self.pace.at_once();
+            status.under_way = self.places.len();
+            status.at_once = self.pace.at_once() * self.pace.batch();
             status.dedupes = self.dedupes.unwrap_or(false);
             status.fault = trouble.as_ref().is_some_and(|trouble| trouble.fault);
             status.resumes_at = resumes_at;
         });
         let error = self.trouble();
-        self.said.state(self.parts.sink.name(), error.as_deref());
+        self.said.state(&self.parts.sink.name(), error.as_deref());
         self.parts
             .link
             .status
@@ -465,9 +485,9 @@ impl Reporter {
                 ..Turn::default()
             };
             let sink = self.parts.sink.name();
-            let written = self.parts.ledger.turn(sink, turn).await;
+            let written = self.parts.ledger.turn(&sink, turn).await;
             if written.is_ok() && !self.places.is_empty() {
-                let _ = self.parts.ledger.orphans(sink).await;
+                let _ = self.parts.ledger.orphans(&sink).await;
             }
         }
         self.answer_flush();

@@ -16,12 +16,14 @@ use super::baselines::Bytes;
 use super::forms::Forms;
 use super::ledger::{Ledger, Reading, Turn, Whose, views::NodeTotals};
 use super::link::Orders;
+use super::receivers::SinkName;
 use super::reporter::{self, ReporterLink, ReporterParts};
 use super::sink::Sink;
 use super::status::SinkStatus;
 use crate::base::clock::Clock;
 use crate::base::supervise::{Ended, Kind, Supervisor};
 use crate::config::OnUnknown;
+use crate::model::desired::InboundKey;
 use crate::model::email::Emails;
 use crate::model::ids::{NodeId, UserId};
 use crate::model::report::{Answer, Decision, Envelope, Reply, Report, ReportId};
@@ -139,16 +141,19 @@ impl Fake {
 }
 
 impl Sink for Fake {
-    fn name(&self) -> &'static str {
-        SINK
+    fn name(&self) -> SinkName {
+        SINK.into()
     }
 
     fn address(&self) -> String {
         "http://sink.test".to_owned()
     }
 
-    fn send<'a>(&'a self, report: &'a Report) -> BoxFuture<'a, Answer> {
+    fn send<'a>(&'a self, reports: &'a [Report]) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
+            let [report] = reports else {
+                panic!("{} at once", reports.len());
+            };
             let says = self.take(report);
             sleep(TAKES).await;
             let mut seen = self.seen.lock().unwrap();
@@ -230,7 +235,7 @@ impl Desk {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::following(Timestamp::now());
         Self {
-            ledger: Ledger::start(folder.path(), Arc::new([SINK]), clock).unwrap(),
+            ledger: Ledger::start(folder.path(), [SINK], clock).unwrap(),
             clock,
             counted: BTreeMap::new(),
             _folder: folder,
@@ -253,7 +258,10 @@ impl Desk {
         let emails = Emails::first("in", true);
         let reading = Reading {
             xray: "xray".into(),
-            forms: Arc::new(Forms::of([(NodeId(1), &emails)])),
+            forms: Arc::new(Forms::of([(
+                InboundKey::of(NodeId(1), "main", "in-1"),
+                &emails,
+            )])),
             boot: Boot {
                 kernel_boot_id: "kernel".to_owned(),
                 started_ms: 1_000,

@@ -63,6 +63,12 @@ pub struct SinkStatus {
     pub at_once: usize,
     /// Whether it has shown that it drops repeats.
     pub dedupes: bool,
+    /// Users, each in one inbound, of whom it cannot be told: their bytes wait.
+    #[serde(default)]
+    pub untold: usize,
+    /// Those bytes, both ways.
+    #[serde(default)]
+    pub untold_bytes: u64,
     /// When it last took a report.
     pub settled_at: Option<Timestamp>,
     /// Why the last report that failed did.

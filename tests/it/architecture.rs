@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 49] = [
+const PURE: [&str; 50] = [
     "app/doctor/members.rs",
     "app/doctor/xray_file.rs",
     "app/doctor/xray_text.rs",
@@ -76,6 +76,7 @@ const PURE: [&str; 49] = [
     "traffic/classify.rs",
     "traffic/switches.rs",
     "traffic/pace.rs",
+    "traffic/receivers.rs",
     "store/error.rs",
     "egress/address.rs",
     "egress/policy.rs",

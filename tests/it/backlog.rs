@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use xray_agent::base::clock::Clock;
+use xray_agent::model::desired::InboundKey;
 use xray_agent::model::email::{EmailForm, Emails};
 use xray_agent::model::ids::{NodeId, UserId};
 use xray_agent::traffic::forms::Forms;
 use xray_agent::traffic::ledger::{Fate, Ledger, Reading, Turn, Whose};
-use xray_agent::traffic::sink::REPORT_TRAFFIC;
+use xray_agent::traffic::receivers::REPORT_TRAFFIC;
 use xray_agent::xray::boot::Boot;
 use xray_agent::xray::counters::UserCounters;
 
@@ -39,7 +40,10 @@ fn reading(period: u32) -> Reading {
     });
     Reading {
         xray: "local".into(),
-        forms: Arc::new(Forms::of([(NodeId(1), &emails)])),
+        forms: Arc::new(Forms::of([(
+            InboundKey::of(NodeId(1), "main", "in-1"),
+            &emails,
+        )])),
         boot: Boot {
             kernel_boot_id: "kernel".into(),
             started_ms: 1,
@@ -88,7 +92,7 @@ async fn refused(ledger: &Ledger, places: usize) -> Result<usize> {
 #[tokio::test]
 async fn what_waits_for_the_panel_is_two_reports_a_user_whole_and_in_order() -> Result<()> {
     let folder = folder()?;
-    let sinks = Arc::new([REPORT_TRAFFIC]);
+    let sinks = [REPORT_TRAFFIC];
     let ledger = Ledger::start(folder.path(), sinks, Clock::system())?;
     for period in 1..=PERIODS {
         ledger.collect(reading(period)).await?;

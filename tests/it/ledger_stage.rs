@@ -9,12 +9,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use xray_agent::base::clock::Clock;
+use xray_agent::model::desired::InboundKey;
 use xray_agent::model::email::Emails;
 use xray_agent::model::ids::NodeId;
 use xray_agent::model::report::ReportId;
 use xray_agent::traffic::forms::Forms;
 use xray_agent::traffic::ledger::{Claimed, Fate, Ledger, Reading, Turn, Whose};
-use xray_agent::traffic::sink::REPORT_TRAFFIC;
+use xray_agent::traffic::receivers::REPORT_TRAFFIC;
 use xray_agent::xray::boot::Boot;
 use xray_agent::xray::counters::UserCounters;
 
@@ -43,7 +44,7 @@ impl Stage {
         let folder = folder()?;
         let state_dir = folder.path().join("state");
         fs::create_dir(&state_dir)?;
-        let ledger = Ledger::start(&state_dir, Arc::from([REPORT_TRAFFIC]), Clock::system())?;
+        let ledger = Ledger::start(&state_dir, [REPORT_TRAFFIC], Clock::system())?;
         Ok(Self {
             folder,
             ledger,
@@ -112,7 +113,10 @@ impl Stage {
         });
         let reading = Reading {
             xray: xray.into(),
-            forms: Arc::new(Forms::of([(NodeId(1), &Emails::first("in", true))])),
+            forms: Arc::new(Forms::of([(
+                InboundKey::of(NodeId(1), "main", "in-1"),
+                &Emails::first("in", true),
+            )])),
             boot: Boot {
                 kernel_boot_id: "of the test".to_owned(),
                 started_ms,

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use xray_agent::control::{Call, Handler, Server};
 use xray_agent::traffic::ledger::{Whose, file};
-use xray_agent::traffic::sink::REPORT_TRAFFIC;
+use xray_agent::traffic::receivers::REPORT_TRAFFIC;
 use xray_agent::traffic::status::{SinkStatus, TrafficStatus, XrayTraffic};
 
 use crate::lab::AgentCommand;

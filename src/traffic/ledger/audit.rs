@@ -1,5 +1,5 @@
 //! Whether a ledger that was opened just now still adds up: what was counted for a sink is what is open,
-//! in reports and settled, to the byte. Rows that nobody finds any more, for a bit of their key was
+//! in reports and settled, to the byte, and sums of users are those of all of them. Rows that nobody finds any more, for a bit of their key was
 //! flipped, show in nothing else.
 
 use rusqlite::Connection;
@@ -16,7 +16,16 @@ const UNEVEN: &str = "
             UNION ALL SELECT sink, node, up, down FROM report
             UNION ALL SELECT sink, node, settled_up - counted_up, settled_down - counted_down
                 FROM total)
-        GROUP BY sink, node HAVING sum(up) <> 0 OR sum(down) <> 0)";
+        GROUP BY sink, node HAVING sum(up) <> 0 OR sum(down) <> 0
+        UNION ALL SELECT 1 FROM (
+            SELECT source, up, down FROM user_sum
+            UNION ALL SELECT source, -up, -down FROM source_sum)
+        GROUP BY source HAVING sum(up) <> 0 OR sum(down) <> 0
+        UNION ALL SELECT 1 FROM (
+            SELECT sink, up, down FROM user_settled WHERE sink <> ''
+            UNION ALL SELECT sink, -settled_up, -settled_down FROM total
+                WHERE sink = 'kernel' OR sink LIKE 'kernel:%')
+        GROUP BY sink HAVING sum(up) <> 0 OR sum(down) <> 0)";
 
 /// Fails if the ledger does not add up.
 pub(super) fn audit(connection: &Connection) -> Done<()> {

@@ -7,14 +7,18 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::boots::{self, BootRow};
-use super::rows::{self, Done, OpenRow, stored, stored_node};
+use super::inbounds::Inbounds;
+use super::rows::{self, Done, OpenRow, node_of, stored, stored_node};
+use super::sums::{self, Source};
 use crate::base::clock::Moment;
 use crate::model::ids::{NodeId, UserId};
+use crate::model::pushed::{Owners, Wants};
 use crate::store::WorkError;
 use crate::traffic::account::{Books, Entry, Read, account};
 use crate::traffic::baselines::{Baselines, Bytes};
 use crate::traffic::forms::Forms;
 use crate::traffic::identity::{Birth, born_after};
+use crate::traffic::receivers::{self, Receivers, SinkName};
 use crate::xray::boot::Boot;
 use crate::xray::counters::UserCounters;
 
@@ -124,14 +128,29 @@ fn birth(now: &Moment) -> Birth {
     }
 }
 
-/// Takes `reading` in, for all `sinks`, at `now_ms`.
+/// Where bytes go, and who says for whom they are.
+#[derive(Clone, Copy)]
+pub(super) struct To<'a> {
+    pub(super) receivers: &'a Receivers,
+    pub(super) owners: &'a dyn Owners,
+    pub(super) now_ms: i64,
+}
+
+/// What taking a read in leaves behind.
+pub(super) struct TakenIn {
+    pub(super) collected: Collected,
+    pub(super) taken: Taken,
+    /// Sums of pushed users that changed, both ways.
+    pub(super) pushed: Vec<(UserId, u64)>,
+}
+
+/// Takes `reading` in.
 pub(super) fn take_in(
     connection: &Connection,
     cache: &mut Cache,
     reading: &Reading,
-    sinks: &[&'static str],
-    now_ms: i64,
-) -> Done<(Collected, Taken)> {
+    to: To<'_>,
+) -> Done<TakenIn> {
     let xray = &*reading.xray;
     let begins = if reading.adopts {
         cache.born.clone()
@@ -161,7 +180,9 @@ pub(super) fn take_in(
     keep_moved(connection, &entry, &reading.forms, row.clone())?;
     // Nobody else holds it now, so that nothing is copied.
     Arc::make_mut(&mut baselines).absorb(&entry.counted.moved);
-    let new = add(connection, &entry, sinks, now_ms)?;
+    let mut adding = Adding::new(connection, reading, to)?;
+    adding.add_all(&entry)?;
+    let (new, pushed) = adding.finish()?;
     if is_new {
         forget_old(connection, reading, birth, &known)?;
     }
@@ -170,7 +191,11 @@ pub(super) fn take_in(
         boot: row.id,
         baselines,
     };
-    Ok((collected(&entry, new, row.adopted), taken))
+    Ok(TakenIn {
+        collected: collected(&entry, new, row.adopted),
+        taken,
+        pushed,
+    })
 }
 
 /// Keeps the baselines that moved, and in the boot's row how many there are.
@@ -241,24 +266,119 @@ fn load(
     Ok(Arc::new(baselines))
 }
 
-/// Adds what is new to the open period of every sink.
-fn add(connection: &Connection, entry: &Entry, sinks: &[&'static str], now_ms: i64) -> Done<Bytes> {
-    let mut sum = Bytes::default();
-    let mut by_node: HashMap<NodeId, Bytes> = HashMap::new();
-    for (&(node, user), &bytes) in &entry.counted.deltas {
-        sum = sum.plus(bytes);
-        let of_node = by_node.entry(node).or_default();
-        *of_node = of_node.plus(bytes);
-        for sink in sinks {
-            add_to_open(connection, sink, (node, user), bytes, now_ms)?;
-        }
+/// Adds what is new to the open period of every sink that is to have it, and to all sums.
+struct Adding<'a> {
+    connection: &'a Connection,
+    to: To<'a>,
+    forms: &'a Forms,
+    inbounds: Inbounds,
+    /// Of the forms' inbounds, their numbers.
+    numbers: Vec<i64>,
+    sums: Sums,
+}
+
+/// What was added.
+#[derive(Default)]
+struct Sums {
+    new: Bytes,
+    polled: Bytes,
+    pushed: Bytes,
+    by_node: HashMap<NodeId, Bytes>,
+    /// By number, of inbounds.
+    counted: HashMap<i64, Bytes>,
+    /// The same of those for panels that push.
+    by_inbound: HashMap<i64, Bytes>,
+    users: HashMap<UserId, u64>,
+}
+
+fn grow<K: std::hash::Hash + Eq>(sums: &mut HashMap<K, Bytes>, key: K, by: Bytes) {
+    let sum = sums.entry(key).or_default();
+    *sum = sum.plus(by);
+}
+
+impl<'a> Adding<'a> {
+    fn new(connection: &'a Connection, reading: &'a Reading, to: To<'a>) -> Done<Self> {
+        let mut inbounds = Inbounds::read(connection)?;
+        let numbers = inbounds.numbers(connection, reading.forms.inbounds())?;
+        Ok(Self {
+            connection,
+            to,
+            forms: &reading.forms,
+            inbounds,
+            numbers,
+            sums: Sums::default(),
+        })
     }
-    for (node, bytes) in by_node {
-        for sink in sinks {
-            add_to_total(connection, sink, node, bytes)?;
+
+    fn add_all(&mut self, entry: &Entry) -> Done<()> {
+        for (at, bytes) in &entry.counted.deltas {
+            self.sums.new = self.sums.new.plus(*bytes);
+            let place = at.inbound.map(usize::from);
+            let inbound = place.and_then(|place| {
+                let key = self.forms.inbounds().get(place)?;
+                Some((key, *self.numbers.get(place)?))
+            });
+            // Of an inbound that is managed no more nobody knows who was pushed to it.
+            let wants = inbound.map_or(Wants::POLLED, |(key, _)| {
+                receivers::effective(self.to.owners.wants(key, at.user))
+            });
+            if let Some((_, number)) = inbound {
+                grow(&mut self.sums.counted, number, *bytes);
+                if wants.pushed {
+                    self.add_pushed(number, at.user, *bytes)?;
+                }
+            }
+            if wants.polled {
+                self.add_polled(at.node, at.user, *bytes)?;
+            }
         }
+        Ok(())
     }
-    Ok(sum)
+
+    fn add_polled(&mut self, node: NodeId, user: UserId, bytes: Bytes) -> Done<()> {
+        self.open(self.to.receivers.polled(), (node, user), bytes)?;
+        sums::add_counted(self.connection, Source::Polled, user, bytes)?;
+        grow(&mut self.sums.by_node, node, bytes);
+        self.sums.polled = self.sums.polled.plus(bytes);
+        Ok(())
+    }
+
+    fn add_pushed(&mut self, number: i64, user: UserId, bytes: Bytes) -> Done<()> {
+        self.open(self.to.receivers.kernel(), (node_of(number), user), bytes)?;
+        let sum = sums::add_counted(self.connection, Source::Pushed, user, bytes)?;
+        self.sums.users.insert(user, sum.total());
+        grow(&mut self.sums.by_inbound, number, bytes);
+        self.sums.pushed = self.sums.pushed.plus(bytes);
+        Ok(())
+    }
+
+    fn open(&self, sinks: &[SinkName], whose: (NodeId, UserId), bytes: Bytes) -> Done<()> {
+        for sink in sinks {
+            add_to_open(self.connection, sink, whose, bytes, self.to.now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Adds up; what is new, and the sums of pushed users that changed.
+    fn finish(mut self) -> Done<(Bytes, Vec<(UserId, u64)>)> {
+        let (connection, receivers) = (self.connection, self.to.receivers);
+        for (node, bytes) in self.sums.by_node {
+            for sink in receivers.polled() {
+                add_to_total(connection, sink, node, bytes)?;
+            }
+        }
+        for (number, bytes) in self.sums.by_inbound {
+            for sink in receivers.kernel() {
+                add_to_total(connection, sink, node_of(number), bytes)?;
+            }
+        }
+        for (number, bytes) in self.sums.counted {
+            self.inbounds.add(connection, number, bytes)?;
+        }
+        sums::add_to_source(connection, Source::Polled, self.sums.polled)?;
+        sums::add_to_source(connection, Source::Pushed, self.sums.pushed)?;
+        Ok((self.sums.new, self.sums.users.into_iter().collect()))
+    }
 }
 
 fn add_to_open(

@@ -5,9 +5,14 @@
 use rusqlite::Connection;
 use uuid::Uuid;
 
+use super::fit::Fit;
+use super::inbounds::Inbounds;
 use super::rows::{self, Done, OpenRow, ReportRow, State, stored, stored_node};
+use super::sums;
 use crate::model::ids::UserId;
 use crate::model::report::{Decision, Report, ReportId};
+use crate::traffic::baselines::Bytes;
+use crate::traffic::receivers::is_kernel;
 
 /// One day in milliseconds.
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
@@ -57,15 +62,26 @@ pub enum Whose {
     Users(Vec<UserId>),
 }
 
-/// Makes reports of what is open. Bytes of a user of whom a report waits that was never sent go into
-/// that one: so a user has at most one of them, however long the sink is away. How many were made or
-/// grew.
+/// What closing a period came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closed {
+    /// Reports that were made or grew.
+    pub reports: usize,
+    /// Users, at one node or in one inbound, of whom the sink cannot be told: they stay open.
+    pub left: usize,
+    /// Their bytes.
+    pub left_bytes: Bytes,
+}
+
+/// Makes reports of what is open and fit to be told. Bytes of a user of whom a report waits that was
+/// never sent go into that one: so a user has at most one of them, however long the sink is away.
 pub(super) fn close(
     connection: &Connection,
     sink: &str,
     whose: &Whose,
+    fit: &Fit,
     now_ms: i64,
-) -> Done<usize> {
+) -> Done<Closed> {
     let open = match whose {
         Whose::All => rows::all(
             connection,
@@ -75,7 +91,15 @@ pub(super) fn close(
         )?,
         Whose::Users(users) => open_of(connection, sink, users)?,
     };
+    let inbounds = Inbounds::for_sink(connection, sink)?;
+    let mut closed = Closed::default();
     for row in &open {
+        if !fit.takes(inbounds.of(sink, row.node)?, row.user) {
+            closed.left += 1;
+            closed.left_bytes = closed.left_bytes.plus(row.bytes);
+            continue;
+        }
+        closed.reports += 1;
         close_one(connection, sink, row, now_ms)?;
         connection
             .prepare_cached("DELETE FROM open WHERE sink = ?1 AND user = ?2 AND node = ?3")?
@@ -84,7 +108,7 @@ pub(super) fn close(
     if *whose == Whose::All {
         tidy(connection, sink, now_ms)?;
     }
-    Ok(open.len())
+    Ok(closed)
 }
 
 fn open_of(connection: &Connection, sink: &str, users: &[UserId]) -> Done<Vec<OpenRow>> {
@@ -129,33 +153,50 @@ fn close_one(connection: &Connection, sink: &str, row: &OpenRow, now_ms: i64) ->
     report.insert(connection)
 }
 
-/// Marks the oldest reports that may go as *sending*, at most `places`, and gives them. A user's go one
-/// after the other. One that has been in doubt since before `doubted_after` is held instead: the sink
-/// may have forgotten it, or does not know repeats. One that came to nothing [`TRIES_FIRST`] times goes
-/// after all others: a sink that fails at one report for ever must not get none but that one.
+/// How many reports may go, and which.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    /// At most so many.
+    pub(super) free: usize,
+    /// One that has been in doubt since before is held instead: the sink may have forgotten it, or does
+    /// not know repeats.
+    pub(super) doubted_after: i64,
+    /// They go in one request, with one answer for all: one that is in doubt goes alone.
+    pub(super) together: bool,
+    pub(super) fit: Fit,
+}
+
+/// Marks the oldest reports that may go as *sending* and gives them. A user's go one after the other. One
+/// that came to nothing [`TRIES_FIRST`] times goes after all others: a sink that fails at one report for
+/// ever must not get none but that one.
 pub(super) fn claim(
     connection: &Connection,
     sink: &str,
-    places: usize,
-    doubted_after: i64,
+    places: &Places,
     now_ms: i64,
 ) -> Done<Vec<(i64, Report)>> {
+    let inbounds = Inbounds::for_sink(connection, sink)?;
     let mut claimed = Vec::new();
     for tried_often in [false, true] {
         loop {
-            let free = places - claimed.len();
+            let free = places.free - claimed.len();
             let mut holds = false;
-            for mut row in oldest(connection, sink, tried_often, free)? {
+            for mut row in oldest(connection, sink, tried_often, (places, free), &inbounds)? {
                 row.changed = now_ms;
-                if row.doubted != 0 && row.doubted < doubted_after {
+                if row.doubted != 0 && row.doubted < places.doubted_after {
                     row.state = State::Unknown;
                     holds = true;
+                } else if places.together && row.doubted != 0 && !claimed.is_empty() {
+                    continue;
                 } else {
                     row.state = State::Sending;
                     row.attempts += 1;
-                    claimed.push((row.seq, row.report()));
+                    claimed.push((row.seq, row.report(inbounds.of(sink, row.node)?)));
                 }
                 row.update(connection)?;
+                if places.together && row.doubted != 0 && !claimed.is_empty() {
+                    return Ok(claimed);
+                }
             }
             // The places of those that are held go to the next.
             if !holds {
@@ -166,41 +207,56 @@ pub(super) fn claim(
     Ok(claimed)
 }
 
-/// The oldest that may go, of those that were tried often or of the others.
+/// The oldest that may go, of those that were tried often or of the others; at most so many.
 fn oldest(
     connection: &Connection,
     sink: &str,
     tried_often: bool,
-    places: usize,
+    (places, most): (&Places, usize),
+    inbounds: &Inbounds,
 ) -> Done<Vec<ReportRow>> {
-    let places = i64::try_from(places).unwrap_or(i64::MAX);
-    rows::all(
-        connection,
-        "SELECT * FROM report AS r WHERE sink = ?1 AND state = 'pending'
+    let sql = "SELECT * FROM report AS r WHERE sink = ?1 AND state = 'pending'
              AND (attempts >= ?2) = ?3
              AND NOT EXISTS (SELECT 1 FROM report AS other
                  WHERE other.sink = r.sink AND other.user = r.user
                      AND (other.state = 'sending'
                          OR (other.state = 'pending' AND other.seq < r.seq)))
-         ORDER BY seq LIMIT ?4",
-        &[&sink, &TRIES_FIRST, &tried_often, &places],
-        ReportRow::read,
-    )
+         ORDER BY seq";
+    let mut found = Vec::new();
+    if most == 0 {
+        return Ok(found);
+    }
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query((sink, TRIES_FIRST, tried_often))?;
+    while found.len() < most
+        && let Some(row) = rows.next()?
+    {
+        let row = ReportRow::read(row)?;
+        if places.fit.takes(inbounds.of(sink, row.node)?, row.user) {
+            found.push(row);
+        }
+    }
+    Ok(found)
 }
 
-/// Writes down what became of a report that was sent.
+/// Writes down what became of a report that was sent; the report, where it is settled.
 pub(super) fn record(
     connection: &Connection,
     (seq, id): (i64, ReportId),
     fate: Fate,
     now_ms: i64,
-) -> Done<()> {
+) -> Done<Option<ReportRow>> {
     let condition = "seq = ?1 AND id = ?2 AND state = 'sending'";
     let found = ReportRow::find(connection, condition, &[&seq, id.0.as_bytes()])?;
     // Not there: the ledger was begun anew meanwhile, and what it was is in the one set aside.
-    let Some(mut row) = found else { return Ok(()) };
+    let Some(mut row) = found else {
+        return Ok(None);
+    };
     let (state, words) = match fate {
-        Fate::Settled => return settle(connection, &row, now_ms),
+        Fate::Settled => {
+            settle(connection, &row, now_ms)?;
+            return Ok(Some(row));
+        }
         Fate::Rejected(words) => (State::Rejected, words),
         Fate::Pending(words) => (State::Pending, words),
         Fate::Unknown { words, resend } => {
@@ -218,11 +274,12 @@ pub(super) fn record(
     row.state = state;
     row.words = words;
     row.changed = now_ms;
-    row.update(connection)
+    row.update(connection)?;
+    Ok(None)
 }
 
 /// Takes a report out and adds its bytes to what the sink has taken.
-pub(super) fn settle(connection: &Connection, row: &ReportRow, now_ms: i64) -> Done<()> {
+fn settle(connection: &Connection, row: &ReportRow, now_ms: i64) -> Done<()> {
     let (up, down) = (stored(row.bytes.up), stored(row.bytes.down));
     let node = stored_node(row.node);
     connection
@@ -251,6 +308,9 @@ pub(super) fn settle(connection: &Connection, row: &ReportRow, now_ms: i64) -> D
                  settled_down = settled_down + ?4, settled_reports = settled_reports + 1",
         )?
         .execute((&row.sink, node, up, down))?;
+    if is_kernel(&row.sink) {
+        sums::add_settled(connection, &row.sink, row.user, row.bytes)?;
+    }
     Ok(())
 }
 
@@ -339,13 +399,16 @@ pub enum Undecided {
     },
 }
 
-/// Carries out a person's decision; the number that the report has then.
+/// What came of a decision: the number that the report has then, and the report, where it is settled.
+type Decided = Result<(ReportId, Option<ReportRow>), Undecided>;
+
+/// Carries out a person's decision.
 pub(super) fn decide(
     connection: &Connection,
     id: ReportId,
     decision: Decision,
     now_ms: i64,
-) -> Done<Result<ReportId, Undecided>> {
+) -> Done<Decided> {
     let Some(mut row) = ReportRow::find(connection, "id = ?1", &[id.0.as_bytes()])? else {
         return Ok(Err(Undecided::NoSuch(id)));
     };
@@ -365,7 +428,10 @@ pub(super) fn decide(
     row.state = State::Pending;
     row.changed = now_ms;
     match decision {
-        Decision::Delivered => settle(connection, &row, now_ms)?,
+        Decision::Delivered => {
+            settle(connection, &row, now_ms)?;
+            return Ok(Ok((row.id, Some(row))));
+        }
         Decision::NotDelivered => {
             row.doubted = 0;
             row.update(connection)?;
@@ -376,7 +442,7 @@ pub(super) fn decide(
             row.update(connection)?;
         }
     }
-    Ok(Ok(row.id))
+    Ok(Ok((row.id, None)))
 }
 
 impl ReportRow {

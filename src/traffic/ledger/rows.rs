@@ -2,10 +2,12 @@
 //! when it is written. A row that does not fit its checksum spoils the whole store: nothing of it is
 //! billed.
 
+use jiff::Timestamp;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
+use crate::model::desired::InboundKey;
 use crate::model::ids::{NodeId, UserId};
 use crate::model::report::{Report, ReportId};
 use crate::store::WorkError;
@@ -55,7 +57,7 @@ pub(super) struct ReportRow {
     pub(super) id: ReportId,
     /// Which sink it is for.
     pub(super) sink: String,
-    /// The panel's node.
+    /// The panel's node; for a sink of a panel that pushes, an inbound's number.
     pub(super) node: NodeId,
     /// Whose bytes.
     pub(super) user: UserId,
@@ -125,6 +127,11 @@ pub(super) fn damaged(why: &str) -> WorkError {
 /// An amount as SQLite takes it: eight exbibytes of one user are not seen.
 pub(super) fn stored(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// A moment of the ledger; nonsense is shown as the beginning of time.
+pub(super) fn time(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// A node's number keeps its bits.
@@ -332,13 +339,15 @@ impl ReportRow {
     }
 
     /// As it is sent.
-    pub(super) fn report(&self) -> Report {
+    pub(super) fn report(&self, inbound: Option<&InboundKey>) -> Report {
         Report {
             id: self.id,
-            node: self.node,
+            node: inbound.map_or(self.node, |inbound| inbound.node),
             user: self.user,
             up: self.bytes.up,
             down: self.bytes.down,
+            inbound: inbound.cloned(),
+            until: time(self.until),
         }
     }
 }

@@ -3,10 +3,14 @@
 //! Bytes of a user move in one direction only: `baseline` → `open` → `report` → `settled`. Each row
 //! that decides what somebody is billed carries a checksum of its content (`crc`): a bit that flipped
 //! on the disk is found before it is billed. A row that would be missed without a word, for its key
-//! is not what it was, is missed in a count (`boot.baselines`) or in the sums (`total`).
+//! is not what it was, is missed in a count (`boot.baselines`) or in the sums (`total`,
+//! `source_sum`).
+//!
+//! In `open`, `report`, `settled` and `total` the column `node` is the panel's node; for sinks of panels
+//! that push (`receivers::is_kernel`) it is the number of a row of `inbound`, whose node may change.
 
 /// All migrations, in order.
-pub(in crate::traffic) const MIGRATIONS: &[&str] = &[FIRST];
+pub(in crate::traffic) const MIGRATIONS: &[&str] = &[FIRST, SECOND];
 
 const FIRST: &str = "
 -- Since when an Xray is known: counters of a boot that is older are adopted, not billed.
@@ -112,4 +116,54 @@ CREATE TABLE total (
     settled_reports INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (sink, node)
 ) STRICT, WITHOUT ROWID;
+";
+
+const SECOND: &str = "
+-- Managed inbounds, and what was counted in each since it has a number, for whomever.
+CREATE TABLE inbound (
+    id INTEGER PRIMARY KEY,
+    xray TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    node INTEGER NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    crc INTEGER NOT NULL
+) STRICT;
+
+-- What users have moved since the ledger began, by the panels that wanted it: `polled` or `pushed`.
+CREATE TABLE user_sum (
+    user BLOB NOT NULL,
+    source TEXT NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    PRIMARY KEY (user, source)
+) STRICT, WITHOUT ROWID;
+
+-- The same of all users together: what `user_sum` is held against.
+CREATE TABLE source_sum (
+    source TEXT PRIMARY KEY,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What sinks of panels that push have taken of users since the ledger began; under an empty name the
+-- most that one had taken that is gone.
+CREATE TABLE user_settled (
+    user BLOB NOT NULL,
+    sink TEXT NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    PRIMARY KEY (user, sink)
+) STRICT, WITHOUT ROWID;
+
+-- What is known of the time before. Days that are long past are not in it. Unlike `sum`, `total` fails
+-- at no amount that a flipped bit made; what it makes of that is found when the sums are looked at.
+INSERT INTO user_sum (user, source, up, down)
+    SELECT user, 'polled', CAST(total(up) AS INTEGER), CAST(total(down) AS INTEGER) FROM (
+        SELECT user, up, down FROM open WHERE sink = 'report-traffic'
+        UNION ALL SELECT user, up, down FROM report WHERE sink = 'report-traffic'
+        UNION ALL SELECT user, up, down FROM settled WHERE sink = 'report-traffic')
+    GROUP BY user;
+INSERT INTO source_sum (source, up, down)
+    SELECT 'polled', CAST(total(up) AS INTEGER), CAST(total(down) AS INTEGER) FROM user_sum;
 ";

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::views::{NodeTotals, ShownReport};
 use super::*;
+use crate::model::desired::InboundKey;
 use crate::model::email::Emails;
 use crate::model::ids::{NodeId, UserId};
 use crate::traffic::baselines::Bytes;
@@ -96,7 +97,7 @@ struct World {
 }
 
 fn ledger_in(folder: &TempDir, clock: Clock) -> Ledger {
-    Ledger::start(folder.path(), Arc::from(SINKS), clock).unwrap()
+    Ledger::start(folder.path(), SINKS, clock).unwrap()
 }
 
 /// A wall clock that shows that day now.
@@ -183,7 +184,10 @@ impl World {
         });
         Reading {
             xray: "main".into(),
-            forms: Arc::new(Forms::of([(NodeId(1), &a), (NodeId(2), &b)])),
+            forms: Arc::new(Forms::of([
+                (InboundKey::of(NodeId(1), "main", "in-1"), &a),
+                (InboundKey::of(NodeId(2), "main", "in-2"), &b),
+            ])),
             boot: Boot {
                 kernel_boot_id: "of the test".to_owned(),
                 started_ms: self.started_ms,
@@ -208,6 +212,7 @@ impl World {
             places,
             resend_within: None,
             only_under_way: None,
+            ..Turn::default()
         };
         let only_under_way = lost.then(|| under_way.iter().map(Claimed::seq).collect());
         let turn = Turn {

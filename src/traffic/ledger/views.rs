@@ -1,11 +1,13 @@
 //! What people and panels see of the ledger: sums by node, reports by state, everything since a day.
-//! Only reads; also for a process beside the one that writes.
+//! Only reads; also for a process beside the one that writes. Nodes are the panel's throughout, also for
+//! sinks whose bytes are kept by inbound.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
 
-use super::rows::{self, Done, OpenRow, ReportRow, State, bytes_of, node_of, stored_node};
+use super::inbounds::Inbounds;
+use super::rows::{self, Done, OpenRow, ReportRow, State, bytes_of, node_of, stored_node, time};
 use crate::model::ids::{NodeId, UserId};
 use crate::model::report::ReportId;
 use crate::store::WorkError;
@@ -48,6 +50,20 @@ pub struct NodeTotals {
     pub unknown: Amount,
     /// When the oldest bytes were counted that the sink has neither taken nor refused.
     pub oldest: Option<Timestamp>,
+}
+
+/// What was counted in one managed inbound since it is known, for whomever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboundTotals {
+    /// The panel's node that it serves, or last did.
+    pub node: u64,
+    /// The Xray's name.
+    pub xray: String,
+    /// Xray's tag.
+    pub tag: String,
+    /// How much.
+    #[serde(flatten)]
+    pub bytes: Bytes,
 }
 
 /// Bytes of an Xray that were there before the ledger and are billed to nobody.
@@ -124,11 +140,6 @@ pub struct ExportLine {
     pub words: String,
 }
 
-/// A moment of the ledger; nonsense is shown as the beginning of time.
-fn time(ms: i64) -> Timestamp {
-    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
 fn count(row: &Row<'_>, column: &str) -> Done<u64> {
     let count: i64 = row.get(column)?;
     Ok(u64::try_from(count).unwrap_or_default())
@@ -156,6 +167,7 @@ pub fn summary(connection: &Connection) -> Result<Summary, WorkError> {
     for totals in &mut nodes {
         add_unsettled(connection, totals)?;
     }
+    let nodes = by_node(connection, nodes)?;
     let adopted = rows::all(
         connection,
         "SELECT xray, sum(adopted_up) AS up, sum(adopted_down) AS down FROM boot GROUP BY xray",
@@ -168,6 +180,34 @@ pub fn summary(connection: &Connection) -> Result<Summary, WorkError> {
         },
     )?;
     Ok(Summary { nodes, adopted })
+}
+
+/// Sums those of one sink whose inbounds serve one node.
+fn by_node(connection: &Connection, all: Vec<NodeTotals>) -> Done<Vec<NodeTotals>> {
+    let inbounds = Inbounds::read(connection)?;
+    let mut by_node: Vec<NodeTotals> = Vec::with_capacity(all.len());
+    for mut totals in all {
+        totals.node = inbounds.node(&totals.sink, NodeId(totals.node))?.0;
+        let same = |it: &&mut NodeTotals| (&it.sink, it.node) == (&totals.sink, totals.node);
+        match by_node.iter_mut().find(same) {
+            Some(known) => known.add(&totals),
+            None => by_node.push(totals),
+        }
+    }
+    Ok(by_node)
+}
+
+/// What was counted in every managed inbound.
+pub fn inbounds(connection: &Connection) -> Result<Vec<InboundTotals>, WorkError> {
+    let rows = Inbounds::read(connection)?.into_rows().into_iter();
+    Ok(rows
+        .map(|row| InboundTotals {
+            node: row.key.node.0,
+            xray: row.key.xray,
+            tag: row.key.tag.0,
+            bytes: row.bytes,
+        })
+        .collect())
 }
 
 fn add_unsettled(connection: &Connection, totals: &mut NodeTotals) -> Done<()> {
@@ -223,11 +263,13 @@ pub fn by_user(
     rows::all(
         connection,
         "SELECT node, user, max(up) AS up, max(down) AS down FROM (
-             SELECT sink, node, user, sum(up) AS up, sum(down) AS down FROM (
+             SELECT sink, iif(sink = 'kernel' OR sink LIKE 'kernel:%',
+                     coalesce((SELECT node FROM inbound WHERE id = bytes.node), node), node) AS node,
+                 user, sum(up) AS up, sum(down) AS down FROM (
                  SELECT sink, node, user, up, down FROM open
                  UNION ALL SELECT sink, node, user, up, down FROM report
-                 UNION ALL SELECT sink, node, user, up, down FROM settled WHERE day >= ?1)
-             GROUP BY sink, node, user)
+                 UNION ALL SELECT sink, node, user, up, down FROM settled WHERE day >= ?1) AS bytes
+             GROUP BY 1, 2, 3)
          GROUP BY node, user",
         &[&since.as_millisecond().div_euclid(DAY_MS)],
         |row| {
@@ -281,10 +323,31 @@ pub fn of_user(connection: &Connection, user: UserId) -> Result<Vec<NodeTotals>,
             totals.take(&state, amount, since);
         }
     }
-    Ok(all)
+    by_node(connection, all)
+}
+
+impl Amount {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            reports: self.reports + other.reports,
+            bytes: self.bytes.plus(other.bytes),
+        }
+    }
 }
 
 impl NodeTotals {
+    /// Adds what another inbound of the same node has.
+    fn add(&mut self, other: &Self) {
+        self.counted = self.counted.plus(other.counted);
+        self.settled = self.settled.plus(other.settled);
+        self.open = self.open.plus(other.open);
+        self.pending = self.pending.plus(other.pending);
+        self.sending = self.sending.plus(other.sending);
+        self.rejected = self.rejected.plus(other.rejected);
+        self.unknown = self.unknown.plus(other.unknown);
+        self.oldest = self.oldest.into_iter().chain(other.oldest).min();
+    }
+
     /// Takes in what is in one state.
     fn take(&mut self, state: &str, amount: Amount, since: Option<Timestamp>) {
         self.counted = self.counted.plus(amount.bytes);
@@ -308,22 +371,23 @@ pub fn each_report(
     state: State,
     mut take: impl FnMut(ShownReport) -> bool,
 ) -> Result<(), WorkError> {
+    let inbounds = Inbounds::read(connection)?;
     let sql = "SELECT * FROM report WHERE state = ?1 ORDER BY seq";
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([state.name()])?;
     while let Some(row) = rows.next()? {
-        if !take(shown(ReportRow::read(row)?)) {
+        if !take(shown(ReportRow::read(row)?, &inbounds)?) {
             break;
         }
     }
     Ok(())
 }
 
-fn shown(row: ReportRow) -> ShownReport {
-    ShownReport {
+fn shown(row: ReportRow, inbounds: &Inbounds) -> Done<ShownReport> {
+    Ok(ShownReport {
         id: row.id,
+        node: inbounds.node(&row.sink, row.node)?.0,
         sink: row.sink,
-        node: row.node.0,
         uuid: row.user,
         bytes: row.bytes,
         since: time(row.since),
@@ -332,7 +396,7 @@ fn shown(row: ReportRow) -> ShownReport {
         attempts: row.attempts,
         changed: time(row.changed),
         words: row.words,
-    }
+    })
 }
 
 /// Everything since `since`, given one line at a time: what was taken, by day; what was not, whole.
@@ -342,28 +406,30 @@ pub fn export(
     mut take: impl FnMut(ExportLine) -> bool,
 ) -> Result<(), WorkError> {
     let since_ms = since.as_millisecond();
-    let went_on = export_settled(connection, since_ms, &mut take)?
-        && export_reports(connection, since_ms, &mut take)?;
+    let from = (connection, &Inbounds::read(connection)?);
+    let went_on =
+        export_settled(from, since_ms, &mut take)? && export_reports(from, since_ms, &mut take)?;
     if went_on {
-        export_open(connection, &mut take)?;
+        export_open(from, &mut take)?;
     }
     Ok(())
 }
 
 type Take<'a> = &'a mut dyn FnMut(ExportLine) -> bool;
+type From<'a> = (&'a Connection, &'a Inbounds);
 
-fn export_settled(connection: &Connection, since_ms: i64, take: Take<'_>) -> Done<bool> {
+fn export_settled((from, inbounds): From<'_>, since_ms: i64, take: Take<'_>) -> Done<bool> {
     let sql = "SELECT * FROM settled WHERE day >= ?1 ORDER BY day, sink, node, user";
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = from.prepare_cached(sql)?;
     let mut rows = statement.query([since_ms.div_euclid(DAY_MS)])?;
     while let Some(row) = rows.next()? {
-        let day: i64 = row.get("day")?;
+        let (day, sink): (i64, String) = (row.get("day")?, row.get("sink")?);
         let line = ExportLine {
             state: "settled".to_owned(),
             since: time(day.saturating_mul(DAY_MS)),
             until: None,
-            sink: row.get("sink")?,
-            node: node_of(row.get("node")?).0,
+            node: inbounds.node(&sink, node_of(row.get("node")?))?.0,
+            sink,
             uuid: rows::user_of(row.get("user")?),
             bytes: bytes_of(row, "up", "down")?,
             reports: count(row, "reports")?,
@@ -377,12 +443,12 @@ fn export_settled(connection: &Connection, since_ms: i64, take: Take<'_>) -> Don
     Ok(true)
 }
 
-fn export_reports(connection: &Connection, since_ms: i64, take: Take<'_>) -> Done<bool> {
+fn export_reports((from, inbounds): From<'_>, since_ms: i64, take: Take<'_>) -> Done<bool> {
     let sql = "SELECT * FROM report WHERE until >= ?1 ORDER BY seq";
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = from.prepare_cached(sql)?;
     let mut rows = statement.query([since_ms])?;
     while let Some(row) = rows.next()? {
-        let report = shown(ReportRow::read(row)?);
+        let report = shown(ReportRow::read(row)?, inbounds)?;
         let line = ExportLine {
             state: report.state.name().to_owned(),
             since: report.since,
@@ -402,8 +468,8 @@ fn export_reports(connection: &Connection, since_ms: i64, take: Take<'_>) -> Don
     Ok(true)
 }
 
-fn export_open(connection: &Connection, take: Take<'_>) -> Done<()> {
-    let mut statement = connection.prepare_cached("SELECT * FROM open ORDER BY since")?;
+fn export_open((from, inbounds): From<'_>, take: Take<'_>) -> Done<()> {
+    let mut statement = from.prepare_cached("SELECT * FROM open ORDER BY since")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let sink: String = row.get("sink")?;
@@ -412,8 +478,8 @@ fn export_open(connection: &Connection, take: Take<'_>) -> Done<()> {
             state: "open".to_owned(),
             since: time(open.since),
             until: None,
+            node: inbounds.node(&sink, open.node)?.0,
             sink,
-            node: open.node.0,
             uuid: open.user,
             bytes: open.bytes,
             reports: 0,
