@@ -17,6 +17,7 @@ use crate::sync::engine::{BuildError, Context, cores, inbound_parts, lock};
 use crate::sync::inbound::{InboundSync, Pass};
 use crate::sync::plan::Plan;
 use crate::sync::pushed::Pushed;
+use crate::sync::pushed::quota::NobodyWatches;
 use crate::sync::status::InboundStatus;
 
 /// What a pass would do in one inbound.
@@ -55,35 +56,29 @@ pub(super) fn context(config: &Config, progress: Arc<dyn Progress>) -> Context {
         polls: false,
         around_removal: Arc::new(Nobody),
         cutter: super::cutting::cutter(config),
+        quota_watch: Arc::new(NobodyWatches),
     }
 }
 
 /// Asks the panel and Xray, and plans, changing nothing in either.
 pub async fn preview(config: &Config) -> Result<Vec<Preview>, BuildError> {
-    let panel = config
-        .panel
-        .clone()
-        .expect("invariant: a configuration to run has a panel");
-    let panel = PanelClient::new(panel).map_err(BuildError::Panel)?;
+    let panel = config.panel.clone().map(PanelClient::new).transpose();
+    let panel = panel.map_err(BuildError::Panel)?;
     let (cores, context) = (cores(config, &[]), context(config, Arc::new(Silent)));
     let mut previews = Vec::new();
     for node in &config.nodes {
-        let desired = match panel.allowed(node.id, None).await {
-            Ok(Allowed::List { list, .. }) => Desired::Known(list.users),
-            Ok(Allowed::Unchanged) => unknown("the panel says «unchanged» to a first question"),
-            Err(error) => unknown(&error.to_string()),
+        let polled = match &panel {
+            Some(panel) => Some(polled(panel, node.id).await),
+            None => None,
         };
-        let polled: Arc<dyn DesiredSource> = Arc::new(Fixed {
-            name: "panel",
-            desired,
-        });
         let parts = inbound_parts(config, node, &cores, &[], &context)?;
         let pushed: Arc<dyn DesiredSource> = Arc::new(Pushed::open(
             &config.state_dir,
             parts.iter().map(|parts| &parts.key),
+            context.clock,
         )?);
         for mut parts in parts {
-            parts.sources = vec![polled.clone(), pushed.clone()];
+            parts.sources = polled.iter().chain([&pushed]).cloned().collect();
             let mut inbound = InboundSync::open(parts)?;
             let plan = inbound.preview(Pass::default()).await.map(|(plan, _)| plan);
             let status = inbound.status().clone();
@@ -95,6 +90,19 @@ pub async fn preview(config: &Config) -> Result<Vec<Preview>, BuildError> {
         }
     }
     Ok(previews)
+}
+
+/// What the panel says of `node` now.
+async fn polled(panel: &PanelClient, node: NodeId) -> Arc<dyn DesiredSource> {
+    let desired = match panel.allowed(node, None).await {
+        Ok(Allowed::List { list, .. }) => Desired::Known(list.users),
+        Ok(Allowed::Unchanged) => unknown("the panel says «unchanged» to a first question"),
+        Err(error) => unknown(&error.to_string()),
+    };
+    Arc::new(Fixed {
+        name: "panel",
+        desired,
+    })
 }
 
 fn unknown(why: &str) -> Desired {

@@ -23,6 +23,7 @@ use crate::panel::PanelClient;
 use crate::sync::{
     self,
     engine::{HookTask, MadeOf},
+    pushed::quota::NobodyWatches,
 };
 use crate::traffic;
 use crate::traffic::sink::Sink;
@@ -143,10 +144,10 @@ impl Wiring {
         if super::traffic::uncounted(config).is_some() {
             return Ok(None);
         }
-        let panel = config
-            .panel
-            .clone()
-            .expect("invariant: a configuration to run has a panel");
+        // Bytes have nowhere to go without a panel to which they are reported.
+        let Some(panel) = config.panel.clone() else {
+            return Ok(None);
+        };
         let same = before.filter(|traffic| traffic.sink.0 == panel);
         let sink = if let Some(traffic) = same {
             traffic.sink.clone()
@@ -305,6 +306,7 @@ impl Wiring {
             polls: self.keeps_running,
             around_removal: Arc::new(self.counting.clone()),
             cutter: super::cutting::cutter(config),
+            quota_watch: Arc::new(NobodyWatches),
         }
     }
 }

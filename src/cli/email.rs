@@ -9,6 +9,7 @@ use crate::model::around_removal::Nobody;
 use crate::model::email::{EmailForm, Emails};
 use crate::sync::engine::{Context, cores, inbound_parts, lock};
 use crate::sync::inbound::Parts;
+use crate::sync::pushed::quota::NobodyWatches;
 
 pub(super) fn run(config: &Config, set: Option<Form>, inbound: Option<String>) -> u8 {
     let parts = match parts(config, inbound.as_deref()) {
@@ -43,6 +44,7 @@ fn parts(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<Parts>> {
         polls: false,
         around_removal: std::sync::Arc::new(Nobody),
         cutter: None,
+        quota_watch: std::sync::Arc::new(NobodyWatches),
     };
     let cores = cores(config, &[]);
     let mut all = Vec::new();

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::ids::{InboundTag, NodeId};
+use super::credentials::{CredentialForm, Credentials};
+use super::ids::{InboundTag, NodeId, UserId};
 use super::user_list::Users;
 
 /// One managed inbound: of which node, in which Xray, under which tag.
@@ -48,13 +49,38 @@ pub enum Desired {
     },
 }
 
+/// What a source says, with what users are let in by whose ids are derived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Who may use the inbound.
+    pub desired: Desired,
+    /// For all of these whose ids are derived.
+    pub credentials: Credentials,
+}
+
+impl From<Desired> for Claim {
+    fn from(desired: Desired) -> Self {
+        Self {
+            desired,
+            credentials: Credentials::default(),
+        }
+    }
+}
+
 /// A source of desired users: the polled panel, the pushed sets, or a file.
 pub trait DesiredSource: Send + Sync {
     /// Its name in status and log.
     fn name(&self) -> &'static str;
 
-    /// What it says of `inbound` now. Must not block: what has to be read was read before.
-    fn desired(&self, inbound: &InboundKey) -> Desired;
+    /// What it says of `inbound` now, whose users show credentials of this form (`None`: Xray has not
+    /// told yet). Must not block: what has to be read was read before.
+    fn desired(&self, inbound: &InboundKey, form: Option<CredentialForm>) -> Claim;
+
+    /// Whether it took this user away by a word of its own that needs no second one, so that his
+    /// removal is not held up.
+    fn let_go(&self, _inbound: &InboundKey, _user: UserId) -> bool {
+        false
+    }
 }
 
 /// A source that says the same for every inbound, such as a file given on the command line.
@@ -71,7 +97,7 @@ impl DesiredSource for Fixed {
         self.name
     }
 
-    fn desired(&self, _inbound: &InboundKey) -> Desired {
-        self.desired.clone()
+    fn desired(&self, _inbound: &InboundKey, _form: Option<CredentialForm>) -> Claim {
+        self.desired.clone().into()
     }
 }

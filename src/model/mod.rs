@@ -2,6 +2,7 @@
 
 pub mod allowed;
 pub mod around_removal;
+pub mod credentials;
 pub mod cut;
 pub mod delivery;
 pub mod desired;

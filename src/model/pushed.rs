@@ -31,7 +31,7 @@ pub struct PushedUser {
     pub quota: Quota,
     /// His limits of speed, kept for the panel: Xray has none for a user.
     pub rate: Rate,
-    /// Further facts by name: texts, numbers, booleans and null.
+    /// Further facts by name: texts, numbers and booleans.
     pub metadata: BTreeMap<String, serde_json::Value>,
     /// Words that the panel sorts him by.
     pub tags: Vec<String>,
@@ -53,6 +53,39 @@ pub struct Rate {
     pub up: Option<u64>,
     /// To the user.
     pub down: Option<u64>,
+}
+
+/// What is changed of a pushed user; what is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushedPatch {
+    /// His password.
+    pub password: Option<Secret>,
+    /// Bytes that he may have in all.
+    pub allocated: Option<u64>,
+    /// Bytes that the panel knows of now.
+    pub used: Option<u64>,
+    /// His limits of speed, each by itself.
+    pub rate: Rate,
+    /// Facts by name, each by itself; null takes one away.
+    pub metadata: Option<BTreeMap<String, serde_json::Value>>,
+    /// All his words.
+    pub tags: Option<Vec<String>>,
+}
+
+impl PushedPatch {
+    /// The user as he is with this changed.
+    #[must_use]
+    pub fn applied_to(self, mut user: PushedUser) -> PushedUser {
+        user.password = self.password.unwrap_or(user.password);
+        user.quota.allocated = self.allocated.unwrap_or(user.quota.allocated);
+        user.quota.used = self.used.unwrap_or(user.quota.used);
+        user.rate.up = self.rate.up.or(user.rate.up);
+        user.rate.down = self.rate.down.or(user.rate.down);
+        user.tags = self.tags.unwrap_or(user.tags);
+        user.metadata.extend(self.metadata.unwrap_or_default());
+        user.metadata.retain(|_, value| !value.is_null());
+        user
+    }
 }
 
 /// The numbers by which the pushing panel knows a user in records of traffic.

@@ -15,6 +15,7 @@ use crate::model::progress::Progress;
 use crate::xray::account::AccountSpec;
 use crate::xray::client::XrayClient;
 use crate::xray::error::XrayError;
+use crate::xray::proto::xray::common::protocol::User;
 
 /// So many calls in a row without an answer, and the rest waits for the next tick.
 const SILENT_CALLS_MAX: usize = 64;
@@ -173,13 +174,21 @@ impl Executor<'_> {
     }
 
     async fn work(&self, work: &Work) -> Result<(), XrayError> {
+        let comes = work.user.filter(|_| work.add);
+        // Made first: nobody is removed who could not be added again.
+        let entry = comes.map(|user| self.entry(user)).transpose()?;
         for email in &work.remove {
             self.remove(email).await?;
         }
-        match work.user {
-            Some(user) if work.add => self.add(user).await,
+        match (comes, entry) {
+            (Some(user), Some(entry)) => self.add(user, entry).await,
             _ => Ok(()),
         }
+    }
+
+    fn entry(&self, user: UserId) -> Result<User, XrayError> {
+        let entry = self.spec.user(user, self.emails.write(user));
+        entry.ok_or(XrayError::NoCredential)
     }
 
     async fn remove(&self, email: &str) -> Result<(), XrayError> {
@@ -196,18 +205,16 @@ impl Executor<'_> {
         }
     }
 
-    async fn add(&self, user: UserId) -> Result<(), XrayError> {
-        let email = self.emails.write(user);
-        let entry = self.spec.user(user, email.clone());
+    async fn add(&self, user: UserId, entry: User) -> Result<(), XrayError> {
         match self.client.add_user(self.tag, entry.clone()).await {
             Err(XrayError::AlreadyExists) if self.read_back => {
-                self.converge(user, &email).await?;
+                self.converge(user, entry).await?;
                 Ok(())
             }
             // Nothing to compare it with: it is taken for ours.
             Err(XrayError::AlreadyExists) => Ok(()),
             Err(XrayError::Timeout(limit)) if self.read_back => {
-                match self.client.user(self.tag, &email).await? {
+                match self.client.user(self.tag, &entry.email).await? {
                     Some(found) if self.spec.is_as_written(user, &found) => Ok(()),
                     _ => Err(XrayError::Timeout(limit)),
                 }
@@ -218,9 +225,9 @@ impl Executor<'_> {
 
     /// The live set was not as we thought: reads the entry that is in the way, and replaces it
     /// unless it is just what we would write, or must not be touched.
-    async fn converge(&self, user: UserId, email: &str) -> Result<(), XrayError> {
-        if let Some(found) = self.client.user(self.tag, email).await? {
-            if found.email == email && self.spec.is_as_written(user, &found) {
+    async fn converge(&self, user: UserId, entry: User) -> Result<(), XrayError> {
+        if let Some(found) = self.client.user(self.tag, &entry.email).await? {
+            if found.email == entry.email && self.spec.is_as_written(user, &found) {
                 return Ok(());
             }
             if self.spec.is_alien(&found) {
@@ -228,9 +235,7 @@ impl Executor<'_> {
             }
             self.remove(&found.email).await?;
         }
-        self.client
-            .add_user(self.tag, self.spec.user(user, email.to_owned()))
-            .await
+        self.client.add_user(self.tag, entry).await
     }
 }
 

@@ -14,6 +14,7 @@ use super::managed::{Core, keys, lock};
 use super::polled::Polled;
 use super::pushed::Pushed;
 use super::status::{HookStatus, InboundStatus, NodeStatus};
+use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::lock::Lock;
 use crate::config::Config;
@@ -51,40 +52,40 @@ pub(super) struct InboundEnds {
 }
 
 impl Carried {
-    /// The client of the configured panel: the same, if it is the same panel.
-    pub(super) fn panel(&self, config: &Config) -> Result<PanelClient, BuildError> {
-        let panel = config
-            .panel
-            .clone()
-            .expect("invariant: a configuration to run has a panel");
-        match self
-            .panel
-            .as_ref()
-            .filter(|client| *client.config() == panel)
-        {
-            Some(same) => Ok(same.clone()),
-            None => PanelClient::new(panel).map_err(BuildError::Panel),
+    /// The client of the configured panel: the same, if it is the same panel. `None` where none is
+    /// polled.
+    pub(super) fn panel(&self, config: &Config) -> Result<Option<PanelClient>, BuildError> {
+        let Some(panel) = config.panel.clone() else {
+            return Ok(None);
+        };
+        let before = self.panel.as_ref();
+        match before.filter(|client| *client.config() == panel) {
+            Some(same) => Ok(Some(same.clone())),
+            None => PanelClient::new(panel).map(Some).map_err(BuildError::Panel),
         }
     }
 
-    /// What the polls said.
-    pub(super) fn polled(&self, config: &Config) -> Result<Arc<Polled>, FileError> {
+    /// What the polls said; `None` where no panel is polled.
+    pub(super) fn polled(&self, config: &Config) -> Result<Option<Arc<Polled>>, FileError> {
+        if config.panel.is_none() {
+            return Ok(None);
+        }
         let ids = config.nodes.iter().map(|node| node.id);
         match &self.polled {
-            Some(polled) => polled.add(ids).map(|()| polled.clone()),
-            None => Polled::open(&config.state_dir, ids).map(Arc::new),
+            Some(polled) => polled.add(ids).map(|()| Some(polled.clone())),
+            None => Polled::open(&config.state_dir, ids).map(Arc::new).map(Some),
         }
     }
 
     /// The pushed sets.
-    pub(super) fn pushed(&self, config: &Config) -> Result<Arc<Pushed>, FileError> {
+    pub(super) fn pushed(&self, config: &Config, clock: Clock) -> Result<Arc<Pushed>, FileError> {
         let keys = keys(config);
         match &self.pushed {
             Some(pushed) => {
                 pushed.add(keys.iter());
                 Ok(pushed.clone())
             }
-            None => Pushed::open(&config.state_dir, keys.iter()).map(Arc::new),
+            None => Pushed::open(&config.state_dir, keys.iter(), clock).map(Arc::new),
         }
     }
 

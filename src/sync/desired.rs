@@ -2,8 +2,11 @@
 //! one another. Pure.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use crate::model::desired::Desired;
+use crate::base::secret::Secret;
+use crate::model::credentials::{Credentials, may_be_derived};
+use crate::model::desired::{Claim, Desired};
 use crate::model::ids::UserId;
 use crate::model::user_list::Users;
 use crate::xray::account::AccountKind;
@@ -15,21 +18,22 @@ pub struct Wanted {
     pub users: Users,
     /// Whether every source is known. Otherwise nobody may be removed.
     pub complete: bool,
+    /// For every user whose id is derived, or looks so.
+    pub credentials: Credentials,
 }
 
 /// The union of what the sources say.
-pub fn union(said: &[Desired]) -> Wanted {
-    let complete = said
+pub fn union(claims: &[Claim]) -> Wanted {
+    let complete = claims
         .iter()
-        .all(|desired| matches!(desired, Desired::Known(_)));
-    let lists: Vec<&Users> = said
+        .all(|claim| matches!(claim.desired, Desired::Known(_)));
+    let lists: Vec<&Users> = claims
         .iter()
-        .filter_map(|desired| match desired {
-            Desired::Known(users) => Some(users),
-            Desired::Unknown { last_good, .. } => last_good.as_ref(),
-        })
+        .filter_map(|claim| users_of(&claim.desired))
         .filter(|users| !users.is_empty())
         .collect();
+    let credentials = claims.iter().map(credentials_of);
+    let credentials = credentials.fold(Credentials::default(), Credentials::and);
     let users = match lists.as_slice() {
         [] => Users::from([]),
         [only] => Users::clone(only),
@@ -43,7 +47,32 @@ pub fn union(said: &[Desired]) -> Wanted {
             all.into()
         }
     };
-    Wanted { users, complete }
+    Wanted {
+        users,
+        complete,
+        credentials,
+    }
+}
+
+fn users_of(desired: &Desired) -> Option<&Users> {
+    match desired {
+        Desired::Known(users) => Some(users),
+        Desired::Unknown { last_good, .. } => last_good.as_ref(),
+    }
+}
+
+/// What a source's users show whose ids look as if they were derived: who has no credential there is
+/// let in by that UUID itself.
+fn credentials_of(claim: &Claim) -> Credentials {
+    let users = users_of(&claim.desired).map(|users| users.iter());
+    let plain = users.into_iter().flatten().copied();
+    let plain =
+        plain.filter(|user| may_be_derived(*user) && claim.credentials.get(*user).is_none());
+    let plain = plain.map(|user| (user, Arc::new(Secret::new(user.text()))));
+    claim
+        .credentials
+        .clone()
+        .and(Credentials::new(plain.collect()))
 }
 
 /// The wanted users (ascending) and those whose removal is held (ascending, none of them wanted): whoever
@@ -135,14 +164,32 @@ mod tests {
             (vec![], users(&[]), true),
         ];
         for (said, expected, complete) in table {
-            assert_eq!(
-                union(&said),
-                Wanted {
-                    users: expected,
-                    complete
-                }
-            );
+            let claims: Vec<Claim> = said.into_iter().map(Claim::from).collect();
+            let wanted = union(&claims);
+            assert_eq!((wanted.users, wanted.complete), (expected, complete));
         }
+    }
+
+    #[test]
+    fn a_uuid_that_looks_derived_is_its_own_credential_unless_its_source_says_another() {
+        let looks = |n: u8| {
+            let text = format!("{n:08x}-aaaa-8aaa-8aaa-aaaaaaaaaaaa");
+            UserId::parse(&text).unwrap()
+        };
+        let table = HashMap::from([(looks(1), Arc::new(Secret::new("hunter2")))]);
+        let pushed = Claim {
+            desired: Desired::Known([looks(1)].into()),
+            credentials: Credentials::new(table),
+        };
+        let polled = Claim::from(Desired::Known(
+            [looks(2), UserId::from_bytes([3; 16])].into(),
+        ));
+        let wanted = union(&[polled, pushed]);
+        let shown = |user| wanted.credentials.get(user).map(Secret::expose);
+        assert_eq!(shown(looks(1)), Some("hunter2"));
+        assert_eq!(shown(looks(2)), Some(&*looks(2).text()));
+        assert_eq!(shown(UserId::from_bytes([3; 16])), None);
+        assert_eq!(shown(looks(4)), None, "nobody names him");
     }
 
     #[test]

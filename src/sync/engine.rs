@@ -11,10 +11,11 @@ use super::inbound::Parts;
 use super::inbound_loop;
 use super::kick::by_hand::{ByHand, KickOutcome};
 use super::link::{ApplierLink, NodeLink, NodeReport};
-use super::node::{self, NodeParts};
+use super::node::{self, NodeParts, Polling};
 use super::outputs::NodeFiles;
 use super::polled::Polled;
-use super::pushed::Pushed;
+use super::pushed::quota::QuotaWatch;
+use super::pushed::{self, Pushed};
 use super::status::NodeStatus;
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
@@ -67,6 +68,8 @@ pub struct Context {
     pub around_removal: Arc<dyn AroundRemoval>,
     /// Who cuts their open sessions; `None`: nobody does.
     pub cutter: Option<Arc<dyn Cutter>>,
+    /// Who is told of pushed users' quotas.
+    pub quota_watch: Arc<dyn QuotaWatch>,
 }
 
 /// The main job, ready to run.
@@ -75,6 +78,8 @@ pub struct Engine {
     inbounds: Vec<(Parts, ApplierLink)>,
     hooks: Vec<HookTask>,
     pushed: Arc<Pushed>,
+    polled: Option<Arc<Polled>>,
+    quota_watch: Arc<dyn QuotaWatch>,
     carried: Carried,
     /// Nodes of the run before that are none of this one.
     gone: Vec<NodeLink>,
@@ -108,8 +113,8 @@ pub struct Tallies {
 struct Common<'a> {
     config: &'a Config,
     context: &'a Context,
-    panel: PanelClient,
-    polled: Arc<Polled>,
+    panel: Option<PanelClient>,
+    polled: Option<Arc<Polled>>,
     sources: Vec<Arc<dyn DesiredSource>>,
 }
 
@@ -131,21 +136,32 @@ impl Engine {
 
     fn assemble(config: &Config, context: &Context, before: &Carried) -> Result<Self, BuildError> {
         let panel = before.panel(config)?;
-        let (polled, pushed) = (before.polled(config)?, before.pushed(config)?);
-        let mut sources: Vec<Arc<dyn DesiredSource>> = vec![polled.clone(), pushed.clone()];
+        let (polled, pushed) = (
+            before.polled(config)?,
+            before.pushed(config, context.clock)?,
+        );
+        let mut sources: Vec<Arc<dyn DesiredSource>> = Vec::new();
+        sources.extend(
+            polled
+                .clone()
+                .map(|polled| polled as Arc<dyn DesiredSource>),
+        );
+        sources.push(pushed.clone());
         sources.extend(context.further_sources.iter().cloned());
         let mut engine = Self {
             nodes: Vec::new(),
             inbounds: Vec::new(),
             hooks: Vec::new(),
             carried: Carried {
-                panel: Some(panel.clone()),
-                polled: Some(polled.clone()),
+                panel: panel.clone(),
+                polled: polled.clone(),
                 pushed: Some(pushed.clone()),
                 cores: cores(config, &before.cores),
                 ..Carried::default()
             },
             pushed,
+            polled: polled.clone(),
+            quota_watch: context.quota_watch.clone(),
             gone: Vec::new(),
         };
         let common = Common {
@@ -175,11 +191,11 @@ impl Engine {
             ApplyMode::Cmd => vec![self.add_hook(node, common, before, &reported)],
             ApplyMode::None => Vec::new(),
         };
+        let panel = common.panel.clone().zip(common.polled.clone());
         let parts = NodeParts {
             id: node.id,
             mode: config.mode,
-            panel: common.panel.clone(),
-            polled: common.polled.clone(),
+            panel: panel.map(|(client, polled)| Polling { client, polled }),
             files: NodeFiles::new(&config.output, node.id),
             state_file: config
                 .state_dir
@@ -246,7 +262,11 @@ impl Engine {
             .collect();
         xrays.sort_by(|(a, _), (b, _)| a.cmp(b));
         xrays.dedup_by(|(a, _), (b, _)| a == b);
-        let panel = self.nodes.first().map(|(parts, _)| parts.panel.calls());
+        let panel = self
+            .nodes
+            .first()
+            .and_then(|(parts, _)| parts.panel.as_ref());
+        let panel = panel.map(|panel| panel.client.calls());
         Tallies {
             panel: panel.unwrap_or_default(),
             xrays,
@@ -263,6 +283,8 @@ impl Engine {
 
     /// Hands every loop over to be run.
     pub fn start(self, tasks: &mut Tasks) -> Handle {
+        // Only now, for the engine before used what it had.
+        self.pushed.polled_by(self.polled.clone());
         for node in &self.gone {
             node.retire();
         }
@@ -273,14 +295,18 @@ impl Engine {
         let nodes = nodes.map(|(parts, link)| (parts.id, link.clone()));
         let handle = Handle {
             nodes: nodes.collect(),
-            pushed: self.pushed,
+            pushed: self.pushed.clone(),
             by_hand,
             tallies,
             carried: Arc::new(self.carried),
         };
         for (parts, link) in self.nodes {
             let name = format!("node {}", parts.id);
-            let hangs_after = HANGS_AFTER + parts.panel.longest_call();
+            let call = parts
+                .panel
+                .as_ref()
+                .map(|panel| panel.client.longest_call());
+            let hangs_after = HANGS_AFTER + call.unwrap_or_default();
             tasks.watched_task(name, Kind::Essential, hangs_after, move |shutdown, beat| {
                 node::run(parts.clone(), link.clone(), shutdown, beat)
             });
@@ -295,6 +321,19 @@ impl Engine {
         for hook in self.hooks {
             hook.start(tasks);
         }
+        let (pushed, quota_watch) = (self.pushed, self.quota_watch);
+        let nodes = handle.nodes.clone();
+        let name = "pushed users' quotas";
+        tasks.watched_task(name, Kind::Essential, HANGS_AFTER, move |shutdown, beat| {
+            let nodes = nodes.clone();
+            let reconcile = move || {
+                for (_, link) in &nodes {
+                    link.request_pass();
+                }
+            };
+            let (pushed, watch) = (pushed.clone(), quota_watch.clone());
+            pushed::run(pushed, watch, reconcile, shutdown, beat)
+        });
         handle
     }
 }
@@ -310,6 +349,17 @@ impl Handle {
     pub fn ask(&self) {
         for (_, link) in &self.nodes {
             link.request(false, false);
+        }
+    }
+
+    /// Passes all nodes at once by what the sources say now, without asking the panel, and waits for the
+    /// outcome. It may take as long as Xray is slow: whoever waits sets a limit. Requests that come while
+    /// a pass runs are served by one more.
+    pub fn reconcile(&self) -> impl Future<Output = ()> + Send + 'static {
+        let links: Vec<_> = self.nodes.iter().map(|(_, link)| link.clone()).collect();
+        async move {
+            let passes = links.iter().map(NodeLink::pass);
+            futures_util::future::join_all(passes).await;
         }
     }
 

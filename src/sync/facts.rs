@@ -62,10 +62,7 @@ pub fn decide(
         },
         Protocol::Hysteria => AccountKind::Hysteria,
     };
-    Ok(AccountSpec {
-        kind,
-        level: inbound.level,
-    })
+    Ok(AccountSpec::new(kind, inbound.level))
 }
 
 /// Refuses an inbound whose protocol has fixed users on this core.

@@ -33,7 +33,8 @@ fn info(protocol: Protocol, security: &str) -> InboundInfo {
 }
 
 fn there(kind: AccountKind) -> User {
-    AccountSpec { kind, level: 0 }.user(UserId::from_bytes([1; 16]), "e".into())
+    let spec = AccountSpec::new(kind, 0);
+    spec.user(UserId::from_bytes([1; 16]), "e".into()).unwrap()
 }
 
 #[test]

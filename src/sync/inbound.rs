@@ -228,13 +228,13 @@ impl InboundSync {
 
     /// Desired → live → brake → plan.
     async fn draft(&mut self, pass: Pass) -> Result<Draft, ObserveError> {
-        let Wanted { users, complete } = self.wanted();
-        let before = self.known.take();
-        let (connection, lost) = self.connection();
-        let observer = &self.parts.observer;
-        let mut known = observer.observe(before, &self.emails, connection).await?;
-        self.lost = Some(lost);
-        self.note_boot(&known);
+        let mut known = self.observe().await?;
+        let Wanted {
+            users,
+            complete,
+            credentials,
+        } = self.wanted();
+        known.spec.credentials = credentials;
         let (wanted, collisions) = without_collisions(&users, &known.spec.kind);
         let mut held = self.state.absences.held(&wanted);
         if complete && let Some(served) = self.served_before.take() {
@@ -250,7 +250,7 @@ impl InboundSync {
             let mut leaving = [leaving(&known.live, &wanted), held].concat();
             leaving.sort_unstable();
             leaving.dedup();
-            self.judged(&known, &leaving, pass)
+            self.judged(&known, leaving, pass)
         } else {
             // Nothing is judged, and who was held stays.
             Verdict {
@@ -275,6 +275,26 @@ impl InboundSync {
         })
     }
 
+    /// Who is live. The sources are asked after it, for what they say depends on the protocol; where it
+    /// fails they are asked all the same, for the status.
+    async fn observe(&mut self) -> Result<Known, ObserveError> {
+        let before = self.known.take();
+        let (connection, lost) = self.connection();
+        let observer = &self.parts.observer;
+        match observer.observe(before, &self.emails, connection).await {
+            Ok(known) => {
+                self.lost = Some(lost);
+                self.state.form = Some(known.spec.kind.form());
+                self.note_boot(&known);
+                Ok(known)
+            }
+            Err(error) => {
+                self.wanted();
+                Err(error)
+            }
+        }
+    }
+
     /// What became of the connection since Xray was last observed, and how many were lost so far.
     fn connection(&self) -> (Connection, u64) {
         let lost = *self.parts.observer.client.lost_connections().borrow();
@@ -287,37 +307,43 @@ impl InboundSync {
     }
 
     fn wanted(&mut self) -> Wanted {
-        let said: Vec<_> = self
-            .parts
-            .sources
-            .iter()
-            .map(|source| (source.name(), source.desired(&self.parts.key)))
+        let (key, form) = (&self.parts.key, self.state.form);
+        let sources = self.parts.sources.iter();
+        let said: Vec<_> = sources
+            .map(|source| (source.name(), source.desired(key, form)))
             .collect();
         self.status.unknown_sources = said
             .iter()
-            .filter_map(|(name, desired)| match desired {
+            .filter_map(|(name, claim)| match &claim.desired {
                 Desired::Unknown { why, .. } => Some(format!("{name}: {why}")),
                 Desired::Known(_) => None,
             })
             .collect();
-        union(
-            &said
-                .into_iter()
-                .map(|(_, desired)| desired)
-                .collect::<Vec<_>>(),
-        )
+        let claims: Vec<_> = said.into_iter().map(|(_, claim)| claim).collect();
+        union(&claims)
     }
 
-    fn judged(&mut self, known: &Known, leaving: &[UserId], pass: Pass) -> Verdict {
+    /// Whoever a source let go by its own word goes at once; the brake judges the others.
+    fn judged(&mut self, known: &Known, leaving: Vec<UserId>, pass: Pass) -> Verdict {
         let half = self.parts.interval / 2;
+        let is_let_go = |user: &UserId| {
+            let mut sources = self.parts.sources.iter();
+            sources.any(|source| source.let_go(&self.parts.key, *user))
+        };
+        let (let_go, leaving): (Vec<_>, Vec<_>) = leaving.into_iter().partition(is_let_go);
+        let base = known.live.managed().max(self.state.applied_count);
         let answer = Answer {
-            base: known.live.managed().max(self.state.applied_count),
+            base: base.saturating_sub(let_go.len()),
             is_poll: pass.is_poll,
             at: pass.at.unwrap_or_else(|| self.parts.observer.clock.now()),
             apart: SignedDuration::try_from(half).unwrap_or(SignedDuration::MAX),
             force: pass.force,
         };
-        judge(&mut self.state.absences, leaving, answer, self.parts.brake)
+        let absences = &mut self.state.absences;
+        let mut verdict = judge(absences, &leaving, answer, self.parts.brake);
+        verdict.confirmed.extend(let_go);
+        verdict.confirmed.sort_unstable();
+        verdict
     }
 
     async fn is_still_itself(&mut self) -> Result<bool, ObserveError> {

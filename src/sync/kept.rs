@@ -55,7 +55,8 @@ fn inbound(
         last_good: answer.cloned(),
         why: "no agent runs".into(),
     };
-    let wanted = union(&[polled, pushed::kept(&config.state_dir, &key)]).users;
+    let pushed = pushed::kept(&config.state_dir, &key, state.form)?;
+    let wanted = union(&[polled.into(), pushed]).users;
     Ok(InboundStatus {
         xray: key.xray,
         tag: key.tag.0,

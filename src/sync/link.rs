@@ -20,6 +20,8 @@ pub(super) struct Request {
     pub(super) is_poll: bool,
     /// Held removals go through.
     pub(super) force: bool,
+    /// The panel is asked first.
+    pub(super) polls: bool,
 }
 
 /// A node's word on a request.
@@ -164,6 +166,15 @@ impl NodeLink {
 
     /// Asks for a poll and a pass; the number of the request.
     pub(super) fn request(&self, is_poll: bool, force: bool) -> u64 {
+        self.demand(is_poll, force, true)
+    }
+
+    /// Asks for a pass without a poll; the number of the request.
+    pub(super) fn request_pass(&self) -> u64 {
+        self.demand(false, false, false)
+    }
+
+    fn demand(&self, is_poll: bool, force: bool, polls: bool) -> u64 {
         let mut number = 0;
         self.request.send_modify(|old| {
             let pending = old.number > self.taken.load(Ordering::Relaxed);
@@ -172,6 +183,7 @@ impl NodeLink {
                 number,
                 is_poll: is_poll || (pending && old.is_poll),
                 force: force || (pending && old.force),
+                polls: polls || (pending && old.polls),
             };
         });
         number
@@ -179,8 +191,18 @@ impl NodeLink {
 
     /// Asks for a poll and a pass, and waits until they are over.
     pub(super) async fn ask(&self, is_poll: bool, force: bool) -> NodeStatus {
-        let mut reports = self.report.subscribe();
         let number = self.request(is_poll, force);
+        self.answered(number).await
+    }
+
+    /// Asks for a pass without a poll, and waits until it is over.
+    pub(super) async fn pass(&self) {
+        let number = self.request_pass();
+        self.answered(number).await;
+    }
+
+    async fn answered(&self, number: u64) -> NodeStatus {
+        let mut reports = self.report.subscribe();
         let report = reports.wait_for(|report| report.request >= number).await;
         report
             .expect("invariant: this link holds the sender")
@@ -294,6 +316,18 @@ mod tests {
         link.give(order(2, false));
         reported(&link, 1);
         assert!(!link.take_order(&mut orders).force);
+    }
+
+    #[test]
+    fn a_pass_asked_for_takes_the_poll_from_no_request_that_nobody_took() {
+        let link = NodeLink::new(NodeStatus::new(NodeId(1)));
+        let mut requests = link.requests();
+        link.request(true, false);
+        link.request_pass();
+        let both = link.take_request(&mut requests);
+        assert!(both.polls && both.is_poll);
+        link.request_pass();
+        assert!(!link.take_request(&mut requests).polls);
     }
 
     #[tokio::test]

@@ -38,15 +38,19 @@ pub async fn look(
     let folder = StateFolder::to_look_at(&config.state_dir, &key);
     let state = folder.state()?;
     let emails = state.emails_of(&inbound.kernel_id, is_alone(config, inbound));
-    let wanted = union(&[polled, pushed::kept(&config.state_dir, &key)]);
+    let ids = pushed::kept_key(&config.state_dir)?;
     let observer = Observer::new(
         client.clone(),
         inbound.clone(),
         folder,
         Clock::system(),
         config.sync.resync_interval,
+        ids,
     );
     let mut known = observer.observe(None, &emails, Connection::New).await?;
+    let form = known.spec.kind.form();
+    let pushed = pushed::kept(&config.state_dir, &key, Some(form))?;
+    let wanted = union(&[polled.into(), pushed]);
     known.assume(&wanted.users);
     let mut held = state.absences.held(&wanted.users);
     held.retain(|user| known.live.has(*user));

@@ -7,6 +7,7 @@ use super::engine::{BuildError, Context};
 use super::inbound::Parts;
 use super::kick::{Blocks, Kicker};
 use super::observe::Observer;
+use super::pushed;
 use super::state::StateFolder;
 use crate::base::clock::Clock;
 use crate::base::files::FileError;
@@ -68,7 +69,9 @@ pub fn inbound_parts(
             .iter()
             .find(|core| core.client.name() == inbound.xray)
             .expect("invariant: a configuration names only Xrays that it has");
-        let said: Vec<_> = sources.iter().map(|source| source.desired(&key)).collect();
+        let form = folder.state()?.form;
+        let said = sources.iter().map(|source| source.desired(&key, form));
+        let said: Vec<_> = said.collect();
         Ok(Parts {
             served: union(&said).users,
             observer: Observer::new(
@@ -77,6 +80,7 @@ pub fn inbound_parts(
                 folder,
                 context.clock,
                 config.sync.resync_interval,
+                pushed::kept_key(&config.state_dir)?,
             ),
             key,
             sources: sources.to_vec(),

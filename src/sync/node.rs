@@ -46,10 +46,8 @@ pub(super) struct NodeParts {
     pub(super) id: NodeId,
     /// What is done with its users.
     pub(super) mode: ApplyMode,
-    /// The panel.
-    pub(super) panel: PanelClient,
-    /// Where good answers go.
-    pub(super) polled: Arc<Polled>,
+    /// The panel that is polled; `None`: users are only pushed.
+    pub(super) panel: Option<Polling>,
     /// Its files.
     pub(super) files: NodeFiles,
     /// `node-<id>.json` in the state folder.
@@ -64,6 +62,15 @@ pub(super) struct NodeParts {
     pub(super) reported: Arc<Notify>,
     /// Whether it polls by itself; otherwise only when asked.
     pub(super) polls: bool,
+}
+
+/// The panel that is polled.
+#[derive(Clone)]
+pub(super) struct Polling {
+    /// By which it is asked.
+    pub(super) client: PanelClient,
+    /// Where good answers go.
+    pub(super) polled: Arc<Polled>,
 }
 
 /// Kept from one run to the next.
@@ -167,7 +174,11 @@ impl NodeLoop {
                 let request = self.link.take_request(requests);
                 if request.number > self.served {
                     self.served = request.number;
-                    self.poll(request.is_poll, request.force).await;
+                    if request.polls {
+                        self.poll(request.is_poll, request.force).await;
+                    } else {
+                        self.pass_again().await;
+                    }
                     self.wait_for(request.number);
                 }
             }
@@ -175,7 +186,8 @@ impl NodeLoop {
             () = sleep_until(wake) => {
                 if self.parts.polls && Instant::now() >= self.next_poll {
                     // The first poll after a start sees what was seen before it.
-                    let is_poll = self.answer.is_some();
+                    let is_poll = self.answer.is_some()
+                        || (self.parts.panel.is_none() && self.first.is_some());
                     self.poll(is_poll, false).await;
                 }
             }
@@ -184,15 +196,22 @@ impl NodeLoop {
     }
 
     async fn poll(&mut self, is_poll: bool, force: bool) {
+        match self.parts.panel.clone() {
+            Some(panel) => self.ask(&panel, is_poll, force).await,
+            // What was pushed stands, and stands once more.
+            None => self.next_poll = Instant::now() + self.parts.sync.interval,
+        }
+        self.first.get_or_insert(self.order + 1);
+        self.order(is_poll, force).await;
+    }
+
+    async fn ask(&mut self, panel: &Polling, is_poll: bool, force: bool) {
         let etag = self
             .etag
             .as_ref()
             .filter(|(_, order)| *order <= self.applied);
-        let asked = self
-            .parts
-            .panel
-            .allowed(self.parts.id, etag.map(|(etag, _)| &**etag))
-            .await;
+        let etag = etag.map(|(etag, _)| &**etag);
+        let asked = panel.client.allowed(self.parts.id, etag).await;
         let good = match asked {
             Ok(Allowed::Unchanged) => self.answer.clone(),
             Ok(Allowed::List { list, etag }) => {
@@ -201,15 +220,25 @@ impl NodeLoop {
                 Some(list.users)
             }
             Err(failure) => {
-                self.failed(&failure);
+                self.failed(&failure, panel);
                 None
             }
         };
         if let Some(users) = good {
+            panel.polled.answered(self.parts.id, users.clone());
             self.answered(users, is_poll, force);
         }
+    }
+
+    /// A pass with what the panel said last, for another source that says something new.
+    async fn pass_again(&mut self) {
+        if self.parts.mode == ApplyMode::XrayGrpc {
+            self.order(false, false).await;
+        }
+    }
+
+    async fn order(&mut self, is_poll: bool, force: bool) {
         self.order += 1;
-        self.first.get_or_insert(self.order);
         self.carry_out(is_poll, force).await;
     }
 
@@ -234,11 +263,10 @@ impl NodeLoop {
         let at = self.parts.clock.now();
         self.status.answered_at = Some(at);
         self.listed = Some(self.braked(&users, at, is_poll, force));
-        self.parts.polled.answered(self.parts.id, users.clone());
         self.answer = Some(users);
     }
 
-    fn failed(&mut self, failure: &PanelError) {
+    fn failed(&mut self, failure: &PanelError, panel: &Polling) {
         let asked_for = failure
             .retry_after()
             .unwrap_or_default()
@@ -247,7 +275,7 @@ impl NodeLoop {
         let why = failure.to_string();
         self.said
             .state(&format!("panel, node {}", self.parts.id), Some(&why));
-        self.parts.polled.failed(self.parts.id, &why);
+        panel.polled.failed(self.parts.id, &why);
         self.status.panel_error = Some(why);
     }
 
@@ -319,7 +347,9 @@ impl NodeLoop {
         let (users, held) = (listed.len(), self.status.held);
         let written = spawn_blocking(move || {
             let changed = parts.files.write_allowed(&listed, parts.clock.now())?;
-            parts.polled.keep(parts.id, &answer)?;
+            if let Some(panel) = &parts.panel {
+                panel.polled.keep(parts.id, &answer)?;
+            }
             let kept = if held > 0 {
                 absences
             } else {

@@ -11,6 +11,7 @@ use super::live::LiveSet;
 use super::state::StateFolder;
 use crate::base::clock::Clock;
 use crate::config::Inbound;
+use crate::model::credentials::DerivingKey;
 use crate::model::email::Emails;
 use crate::model::ids::UserId;
 use crate::xray::account::AccountSpec;
@@ -128,6 +129,8 @@ pub struct Observer {
     pub clock: Clock,
     /// At the latest after this the list is read anew.
     pub resync_interval: Duration,
+    /// By what users are told whose ids are derived.
+    pub key: DerivingKey,
 }
 
 impl Observer {
@@ -138,6 +141,7 @@ impl Observer {
         folder: StateFolder,
         clock: Clock,
         resync_interval: Duration,
+        key: DerivingKey,
     ) -> Self {
         Self {
             client,
@@ -145,6 +149,7 @@ impl Observer {
             folder,
             clock,
             resync_interval,
+            key,
         }
     }
 
@@ -222,12 +227,13 @@ impl Observer {
         connection: Connection,
     ) -> Result<Known, ObserveError> {
         let Look {
-            spec,
+            mut spec,
             info,
             core,
             users,
             count: before,
         } = look(&self.client, &self.inbound, emails).await?;
+        spec.key = self.key.clone();
         let read_at = Instant::now();
         let Some(users) = users else {
             let (live, unsure) = self.assumed(boot.as_ref(), connection)?;
@@ -424,14 +430,14 @@ mod tests {
             },
             AccountKind::Hysteria,
         ];
-        kinds.into_iter().map(|kind| AccountSpec { kind, level: 0 })
+        kinds.into_iter().map(|kind| AccountSpec::new(kind, 0))
     }
 
     /// A user whose account holds these bytes, under each protocol's name and none's.
     fn users_with(email: &str, value: &[u8]) -> Vec<User> {
         let user = UserId::from_bytes([0xab; 16]);
         let mut users: Vec<User> = specs()
-            .map(|spec| spec.user(user, email.to_owned()))
+            .filter_map(|spec| spec.user(user, email.to_owned()))
             .collect();
         for found in &mut users {
             if let Some(account) = &mut found.account {

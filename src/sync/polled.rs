@@ -8,7 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::base::files::{
     FileError, PRIVATE_FILE, PRIVATE_FOLDER, create_folder, write_if_changed,
 };
-use crate::model::desired::{Desired, DesiredSource, InboundKey};
+use crate::model::credentials::CredentialForm;
+use crate::model::desired::{Claim, Desired, DesiredSource, InboundKey};
 use crate::model::ids::{NodeId, UserId};
 use crate::model::user_list::{self, Users};
 
@@ -71,6 +72,18 @@ impl Polled {
         }
     }
 
+    /// Whether the last good answer for `node` names this user.
+    pub fn wants(&self, node: NodeId, user: UserId) -> bool {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(&node).is_some_and(|said| names(said, user))
+    }
+
+    /// Whether one of the last good answers names him.
+    pub fn wants_anywhere(&self, user: UserId) -> bool {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.values().any(|said| names(said, user))
+    }
+
     /// Keeps a good answer for a start without the panel. Blocks on the disk.
     pub fn keep(&self, node: NodeId, users: &[UserId]) -> Result<(), FileError> {
         write_if_changed(&file(&self.folder, node), &as_lines(users), PRIVATE_FILE).map(drop)
@@ -97,12 +110,21 @@ impl DesiredSource for Polled {
         "panel"
     }
 
-    fn desired(&self, inbound: &InboundKey) -> Desired {
-        self.get(inbound.node).unwrap_or_else(|| Desired::Unknown {
+    fn desired(&self, inbound: &InboundKey, _form: Option<CredentialForm>) -> Claim {
+        let said = self.get(inbound.node).unwrap_or_else(|| Desired::Unknown {
             last_good: None,
             why: "this node is not polled".into(),
-        })
+        });
+        said.into()
     }
+}
+
+fn names(said: &Desired, user: UserId) -> bool {
+    let users = match said {
+        Desired::Known(users) => Some(users),
+        Desired::Unknown { last_good, .. } => last_good.as_ref(),
+    };
+    users.is_some_and(|users| users.binary_search(&user).is_ok())
 }
 
 /// The last good answer for `node`, for whoever only looks at the state folder.

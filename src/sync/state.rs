@@ -14,6 +14,7 @@ use crate::base::files::{
     FileError, PRIVATE_FILE, PRIVATE_FOLDER, create_folder, read_if_there, set_aside,
     write_if_changed,
 };
+use crate::model::credentials::CredentialForm;
 use crate::model::desired::InboundKey;
 use crate::model::email::Emails;
 use crate::model::ids::UserId;
@@ -34,6 +35,9 @@ pub struct InboundState {
     /// the next process.
     #[serde(default)]
     pub cutting: Vec<String>,
+    /// What its users show to be let in, as last observed.
+    #[serde(default)]
+    pub form: Option<CredentialForm>,
 }
 
 impl InboundState {

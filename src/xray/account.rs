@@ -1,5 +1,5 @@
-//! How a user's UUID becomes an account of an inbound's protocol, and how one that is there is read
-//! (credentials: `behaviour.md` §8). Pure. The only maker of accounts: one of another protocol than
+//! How a user's UUID, or the password from which his id is derived, becomes an account of an inbound's
+//! protocol, and how one that is there is read (credentials: `behaviour.md` §8). Pure. The only maker of accounts: one of another protocol than
 //! the inbound's would end the whole Xray.
 
 use base64::Engine;
@@ -11,6 +11,7 @@ use super::proto::xray::common::protocol::User;
 use super::proto::xray::common::serial::TypedMessage;
 use super::proto::xray::proxy;
 use crate::config::Protocol;
+use crate::model::credentials::{CredentialForm, Credentials, DerivingKey, may_be_derived};
 use crate::model::ids::UserId;
 
 pub use super::proto::xray::proxy::shadowsocks::CipherType as Cipher;
@@ -22,6 +23,10 @@ pub struct AccountSpec {
     pub kind: AccountKind,
     /// Policy level.
     pub level: u32,
+    /// By what the ids of users are told who show no UUID.
+    pub key: DerivingKey,
+    /// What users show whose ids are derived.
+    pub credentials: Credentials,
 }
 
 /// A protocol with what its accounts need besides the UUID.
@@ -93,6 +98,20 @@ impl AccountKind {
         }
     }
 
+    /// What its users show to be let in.
+    pub fn form(&self) -> CredentialForm {
+        match self {
+            Self::Vless { .. } | Self::Vmess => CredentialForm::Uuid,
+            Self::Trojan | Self::Shadowsocks { .. } | Self::Hysteria => CredentialForm::Text,
+            Self::Shadowsocks2022 {
+                key_bytes: KeyBytes::K16,
+            } => CredentialForm::Key16,
+            Self::Shadowsocks2022 {
+                key_bytes: KeyBytes::K32,
+            } => CredentialForm::Key32,
+        }
+    }
+
     /// What of `user` this protocol's secret depends on: VLESS and Hysteria pass over bytes 6 and 7,
     /// a 2022 key of 16 bytes holds bytes 0 to 6, one of 32 bytes 0 to 13.
     pub fn secret_key(&self, user: UserId) -> SecretKey {
@@ -110,9 +129,9 @@ impl AccountKind {
         SecretKey(bytes)
     }
 
-    fn account(&self, user: UserId) -> TypedMessage {
-        let text = user.text();
-        match self {
+    /// The account of whoever shows `text`; `None`: this protocol has none for it.
+    fn account(&self, text: String) -> Option<TypedMessage> {
+        Some(match self {
             Self::Vless { flow } => typed(&proxy::vless::Account {
                 id: text,
                 flow: flow.clone(),
@@ -125,14 +144,14 @@ impl AccountKind {
                 cipher_type: (*cipher).into(),
             }),
             Self::Shadowsocks2022 { key_bytes } => typed(&proxy::shadowsocks_2022::Account {
-                key: STANDARD.encode(&text.as_bytes()[..key_bytes.len()]),
+                key: key_of(text, *key_bytes)?,
             }),
             Self::Hysteria => typed(&proxy::hysteria::account::Account { auth: text }),
-        }
+        })
     }
 
     /// What a user's entry in Xray holds, as far as it concerns us.
-    fn read(&self, account: &TypedMessage) -> Read {
+    fn read(&self, account: &TypedMessage, ids: &DerivingKey) -> Read {
         match self {
             Self::Vless { flow } => match untyped::<proxy::vless::Account>(account) {
                 Some(found) => Read::uuid(self, &found.id, found.flow == *flow),
@@ -142,32 +161,56 @@ impl AccountKind {
                 .map_or(Read::NOTHING, |found| Read::uuid(self, &found.id, true)),
             Self::Trojan => untyped::<proxy::trojan::Account>(account)
                 .map_or(Read::NOTHING, |found| {
-                    Read::text(self, &found.password, true)
+                    Read::text(self, ids.user_of(&found.password), true)
                 }),
             Self::Shadowsocks { cipher } => match untyped::<proxy::shadowsocks::Account>(account) {
-                Some(found) => Read::text(self, &found.password, found.cipher_type() == *cipher),
+                Some(found) => {
+                    let fits = found.cipher_type() == *cipher;
+                    Read::text(self, ids.user_of(&found.password), fits)
+                }
                 None => Read::NOTHING,
             },
             Self::Shadowsocks2022 { key_bytes } => {
                 untyped::<proxy::shadowsocks_2022::Account>(account)
                     .map_or(Read::NOTHING, |found| {
-                        Read::key(self, &found.key, *key_bytes)
+                        Read::key(self, &found.key, *key_bytes, ids)
                     })
             }
             Self::Hysteria => untyped::<proxy::hysteria::account::Account>(account)
-                .map_or(Read::NOTHING, |found| Read::text(self, &found.auth, true)),
+                .map_or(Read::NOTHING, |found| {
+                    Read::text(self, ids.user_of(&found.auth), true)
+                }),
         }
     }
 }
 
 impl AccountSpec {
-    /// The entry of `user` under `email`, as it is sent to Xray.
-    pub fn user(&self, user: UserId, email: String) -> User {
-        User {
+    /// One of this kind and level, whose users all show their UUIDs.
+    pub fn new(kind: AccountKind, level: u32) -> Self {
+        Self {
+            kind,
+            level,
+            key: DerivingKey::default(),
+            credentials: Credentials::default(),
+        }
+    }
+
+    /// The entry of `user` under `email`, as it is sent to Xray; `None` where it is not known what he
+    /// shows: an id that may be derived is never sent as if it were the password.
+    pub fn user(&self, user: UserId, email: String) -> Option<User> {
+        Some(User {
             level: self.level,
             email,
-            account: Some(self.kind.account(user)),
+            account: Some(self.kind.account(self.text_of(user)?)?),
+        })
+    }
+
+    fn text_of(&self, user: UserId) -> Option<String> {
+        if self.kind.form() == CredentialForm::Uuid || !may_be_derived(user) {
+            return Some(user.text());
         }
+        let shown = self.credentials.get(user)?;
+        Some(shown.expose().to_owned())
     }
 
     /// Whether `found` is just what [`AccountSpec::user`] would write for `user`, compared by field
@@ -175,7 +218,7 @@ impl AccountSpec {
     pub fn is_as_written(&self, user: UserId, found: &User) -> bool {
         found.level == self.level
             && found.account.as_ref().is_some_and(|account| {
-                let read = self.kind.read(account);
+                let read = self.kind.read(account, &self.key);
                 // A 2022 key tells only part of a UUID, so keys are compared, not users.
                 read.rest_fits && read.secret == Some(self.kind.secret_key(user)) && {
                     read.whole.is_none_or(|whole| whole == user)
@@ -201,7 +244,7 @@ impl AccountSpec {
         found
             .account
             .as_ref()
-            .and_then(|account| self.kind.read(account).secret)
+            .and_then(|account| self.kind.read(account, &self.key).secret)
     }
 }
 
@@ -231,9 +274,8 @@ impl Read {
         }
     }
 
-    /// Xray knows a text: only our spelling is our secret.
-    fn text(kind: &AccountKind, text: &str, rest_fits: bool) -> Self {
-        let whole = UserId::parse(text).filter(|user| user.text() == text);
+    /// Xray knows a text, which is that of this user.
+    fn text(kind: &AccountKind, whole: Option<UserId>, rest_fits: bool) -> Self {
         Self {
             secret: whole.map(|user| kind.secret_key(user)),
             whole,
@@ -241,27 +283,44 @@ impl Read {
         }
     }
 
-    /// A 2022 key holds the beginning of the text.
-    fn key(kind: &AccountKind, key: &str, bytes: KeyBytes) -> Self {
-        const FILLER: &str = "00000000-0000-0000-0000-000000000000";
-        let beginning = STANDARD
-            .decode(key)
-            .ok()
-            .filter(|raw| raw.len() == bytes.len());
-        let secret = beginning.and_then(|raw| {
-            let text = String::from_utf8(raw).ok()?;
-            let whole = UserId::parse(&format!("{text}{}", &FILLER[text.len()..]))?;
-            whole
-                .text()
-                .starts_with(&text)
-                .then(|| kind.secret_key(whole))
-        });
+    /// A 2022 key holds the beginning of a UUID's text, or is one of somebody's own.
+    fn key(kind: &AccountKind, key: &str, bytes: KeyBytes, ids: &DerivingKey) -> Self {
+        let Some(beginning) = user_of_key(key, bytes) else {
+            let is_key = is_key(key, bytes);
+            return Self::text(kind, is_key.then(|| ids.derive(key)).flatten(), true);
+        };
         Self {
-            secret,
+            secret: Some(kind.secret_key(beginning)),
             whole: None,
             rest_fits: true,
         }
     }
+}
+
+/// The key of whoever shows this text: a UUID's first characters, or a key as it stands.
+fn key_of(text: String, bytes: KeyBytes) -> Option<String> {
+    if UserId::parse(&text).is_some() {
+        return Some(STANDARD.encode(&text.as_bytes()[..bytes.len()]));
+    }
+    is_key(&text, bytes).then_some(text)
+}
+
+/// Whether this is a key of so many bytes in the one spelling that Xray gives back.
+pub fn is_key(text: &str, bytes: KeyBytes) -> bool {
+    let raw = STANDARD.decode(text).ok();
+    raw.is_some_and(|raw| raw.len() == bytes.len() && STANDARD.encode(raw) == text)
+}
+
+/// The user, filled up with zeros, of whose UUID's text this key is the beginning.
+pub fn user_of_key(key: &str, bytes: KeyBytes) -> Option<UserId> {
+    const FILLER: &str = "00000000-0000-0000-0000-000000000000";
+    let raw = STANDARD.decode(key).ok()?;
+    let text = String::from_utf8(raw).ok()?;
+    if text.len() != bytes.len() {
+        return None;
+    }
+    let whole = UserId::parse(&format!("{text}{}", &FILLER[text.len()..]))?;
+    whole.text().starts_with(&text).then_some(whole)
 }
 
 /// The protocol of an account by the name of its message.
@@ -356,11 +415,8 @@ mod tests {
     #[test]
     fn what_is_written_is_recognised_and_nothing_else_is() {
         for kind in kinds() {
-            let spec = AccountSpec {
-                kind: kind.clone(),
-                level: 0,
-            };
-            let entry = spec.user(user(0xab), "e".into());
+            let spec = AccountSpec::new(kind.clone(), 0);
+            let entry = spec.user(user(0xab), "e".into()).unwrap();
             assert!(spec.is_as_written(user(0xab), &entry), "{kind:?}");
             assert_eq!(
                 spec.secret_of(&entry),
@@ -377,10 +433,7 @@ mod tests {
                 .into_iter()
                 .filter(|other| other.protocol() != kind.protocol())
             {
-                let other = AccountSpec {
-                    kind: other,
-                    level: 0,
-                };
+                let other = AccountSpec::new(other, 0);
                 assert!(
                     !other.is_as_written(user(0xab), &entry),
                     "{kind:?} as {other:?}"
@@ -392,10 +445,10 @@ mod tests {
     #[test]
     fn an_account_of_another_protocol_is_alien() {
         for kind in kinds() {
-            let spec = AccountSpec { kind, level: 0 };
-            let mut entry = spec.user(user(1), "e".into());
+            let spec = AccountSpec::new(kind, 0);
+            let mut entry = spec.user(user(1), "e".into()).unwrap();
             for other in kinds() {
-                entry.account = Some(other.account(user(1)));
+                entry.account = other.account(user(1).text());
                 let expected = other.protocol() != spec.kind.protocol();
                 assert_eq!(spec.is_alien(&entry), expected, "{other:?} in {spec:?}");
             }
@@ -410,7 +463,7 @@ mod tests {
     #[test]
     fn the_protocol_is_told_by_the_account() {
         for kind in kinds() {
-            let account = kind.account(user(1));
+            let account = kind.account(user(1).text()).unwrap();
             assert_eq!(protocol_of_account(&account.r#type), Some(kind.protocol()));
         }
         assert_eq!(protocol_of_account("xray.proxy.socks.Account"), None);
@@ -419,13 +472,10 @@ mod tests {
     #[test]
     fn a_2022_key_is_the_beginning_of_the_text_not_of_the_bytes() {
         let id = UserId::parse("12345678-9abc-4def-8012-3456789abcde").unwrap();
-        let spec = AccountSpec {
-            kind: AccountKind::Shadowsocks2022 {
-                key_bytes: KeyBytes::K16,
-            },
-            level: 0,
+        let k16 = AccountKind::Shadowsocks2022 {
+            key_bytes: KeyBytes::K16,
         };
-        let entry = spec.user(id, "e".into());
+        let entry = AccountSpec::new(k16, 0).user(id, "e".into()).unwrap();
         let account: proxy::shadowsocks_2022::Account =
             untyped(entry.account.as_ref().unwrap()).unwrap();
         assert_eq!(STANDARD.decode(account.key).unwrap(), b"12345678-9abc-4d");
@@ -456,10 +506,7 @@ mod tests {
 
     #[test]
     fn a_trojan_password_in_upper_case_is_another_secret() {
-        let spec = AccountSpec {
-            kind: AccountKind::Trojan,
-            level: 0,
-        };
+        let spec = AccountSpec::new(AccountKind::Trojan, 0);
         let password = user(0xab).text().to_uppercase();
         let found = User {
             account: Some(typed(&proxy::trojan::Account { password })),

@@ -39,6 +39,9 @@ pub enum XrayError {
     /// No answer in time: its outcome is unknown.
     #[error("no answer from Xray within {0:?}")]
     Timeout(Duration),
+    /// Nothing was sent: it is not known what the user shows to be let in.
+    #[error("it is not known by which password this user is let in")]
+    NoCredential,
     /// Anything else that Xray says.
     #[error("Xray refused: {0}")]
     Refused(String),

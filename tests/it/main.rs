@@ -53,6 +53,7 @@ mod node_events;
 mod old_core;
 mod program;
 mod protocols;
+mod pushed;
 mod register;
 mod reload;
 mod reload_stage;

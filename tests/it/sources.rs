@@ -2,6 +2,7 @@
 //! scripted source that stands in for later surfaces. While one of them is unknown, users of the others
 //! are added and nobody is removed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,13 +10,18 @@ use std::time::Duration;
 use anyhow::Result;
 use tempfile::TempDir;
 use xray_agent::base::clock::Clock;
+use xray_agent::base::secret::Secret;
 use xray_agent::base::supervise::Supervisor;
 use xray_agent::config::{self, Environment, Need, Sources};
 use xray_agent::model::around_removal::Nobody;
-use xray_agent::model::desired::{Desired, DesiredSource, InboundKey};
-use xray_agent::model::ids::UserId;
+use xray_agent::model::credentials::CredentialForm;
+use xray_agent::model::desired::{Claim, Desired, DesiredSource, InboundKey};
+use xray_agent::model::ids::{InboundTag, NodeId, UserId};
 use xray_agent::model::progress::Silent;
+use xray_agent::model::pushed::{PushedId, PushedUser, Quota, Rate};
 use xray_agent::sync::engine::{Context, Engine, Handle};
+use xray_agent::sync::pushed::Pushed;
+use xray_agent::sync::pushed::quota::NobodyWatches;
 use xray_agent::sync::status::NodeStatus;
 
 use crate::lab::secrets::nth_uuid;
@@ -56,11 +62,9 @@ impl DesiredSource for Later {
         "later"
     }
 
-    fn desired(&self, _inbound: &InboundKey) -> Desired {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn desired(&self, _inbound: &InboundKey, _form: Option<CredentialForm>) -> Claim {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.clone().into()
     }
 }
 
@@ -83,6 +87,22 @@ impl Scene {
             later: Later::new(),
             folder: folder()?,
         })
+    }
+
+    /// A panel pushes these users, while no engine runs.
+    async fn push(&self, users: &[u32]) -> Result<()> {
+        let key = InboundKey {
+            node: NodeId(1),
+            xray: "xray".into(),
+            tag: InboundTag("in".into()),
+        };
+        let state_dir = self.folder.path().join(".xray-agent");
+        let pushed = Pushed::open(&state_dir, [&key].into_iter(), Clock::system())?;
+        let users = users.iter().map(|user| pushed_user(*user));
+        Arc::new(pushed)
+            .replace_inbound(&key, users.collect())
+            .await?;
+        Ok(())
     }
 
     fn pushed_file(&self) -> PathBuf {
@@ -117,6 +137,18 @@ impl Scene {
     }
 }
 
+fn pushed_user(user: u32) -> PushedUser {
+    PushedUser {
+        id: PushedId(user.to_string().into()),
+        username: nth_uuid(user),
+        password: Secret::new("hunter2"),
+        quota: Quota::default(),
+        rate: Rate::default(),
+        metadata: BTreeMap::new(),
+        tags: Vec::new(),
+    }
+}
+
 fn context(clock: Clock, polls: bool) -> Context {
     Context {
         clock,
@@ -125,6 +157,7 @@ fn context(clock: Clock, polls: bool) -> Context {
         polls,
         around_removal: Arc::new(Nobody),
         cutter: None,
+        quota_watch: Arc::new(NobodyWatches),
     }
 }
 
@@ -170,7 +203,7 @@ async fn while_the_panel_is_unknown_pushed_users_are_added_and_nobody_is_removed
     scene.allow([1, 2]);
     scene.pass().await?;
     scene.panel.pause().await;
-    std::fs::write(scene.pushed_file(), format!("{}\n", nth_uuid(4)))?;
+    scene.push(&[4]).await?;
     scene.later.knows([3]);
     // Also one whom nobody wants any more: who knows what the panel would say.
     scene.api.add("in", vless(9, &nth_uuid(9))).await?;
@@ -210,23 +243,20 @@ async fn a_damaged_file_of_pushed_users_removes_nobody() -> Result<()> {
     let mut scene = Scene::new().await?;
     scene.allow([1, 2]);
     scene.pass().await?;
-    let lines = |users: &[u32]| {
-        let lines: Vec<_> = users.iter().map(|user| nth_uuid(*user) + "\n").collect();
-        lines.concat()
-    };
-    std::fs::write(scene.pushed_file(), lines(&[3, 4]))?;
+    scene.push(&[3, 4]).await?;
     scene.pass().await?;
     assert_eq!(scene.live().await?, [1, 2, 3, 4]);
 
     scene.allow([1]);
-    let cut = lines(&[3, 4]).len() - 10;
-    for damaged in [&lines(&[3, 4])[..cut], "\0\0\0\0", "{\"uuids\":[]}"] {
+    let whole = std::fs::read_to_string(scene.pushed_file())?;
+    let cut = &whole[..whole.len() - 10];
+    for damaged in [cut, "\0\0\0\0", "{\"uuids\":[]}"] {
         std::fs::write(scene.pushed_file(), damaged)?;
         let node = scene.pass().await?;
         assert_eq!(node.inbounds[0].unknown_sources.len(), 1, "{damaged:?}");
         assert_eq!(scene.live().await?, [1, 2, 3, 4], "{damaged:?}");
     }
-    std::fs::write(scene.pushed_file(), lines(&[3]))?;
+    scene.push(&[3]).await?;
     scene.pass().await?;
     assert_eq!(scene.live().await?, [1, 3]);
     Ok(())

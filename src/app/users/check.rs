@@ -9,7 +9,7 @@ use crate::app::ledger;
 use crate::config::{ApplyMode, Config, Node};
 use crate::model::desired::Desired;
 use crate::model::ids::{NodeId, UserId};
-use crate::panel::{Booked, Verdict};
+use crate::panel::{Booked, PanelClient, Verdict};
 use crate::sync::kept;
 use crate::traffic::ledger::views::{self, NodeTotals};
 
@@ -79,8 +79,12 @@ pub async fn check(
     node: Option<NodeId>,
 ) -> Result<Checked, LookError> {
     let asked = Asked::new(config, node)?;
-    let nodes = asked.nodes.iter().map(|node| one(&asked, node, user));
-    let (nodes, booked) = join(join_all(nodes), asked.panel.booked(user)).await;
+    let panel = asked.panel.as_ref().ok_or(LookError::NoPanel)?;
+    let nodes = asked
+        .nodes
+        .iter()
+        .map(|node| one(&asked, panel, node, user));
+    let (nodes, booked) = join(join_all(nodes), panel.booked(user)).await;
     let (booked, booked_error) = told(booked);
     let of_user = ledger::look(&config.state_dir, |ledger| views::of_user(ledger, user));
     let (ledger, ledger_error) = told(of_user);
@@ -102,7 +106,7 @@ fn told<T, E: ToString>(outcome: Result<T, E>) -> (Option<T>, Option<String>) {
     }
 }
 
-async fn one(asked: &Asked<'_>, node: &Node, user: UserId) -> CheckedNode {
+async fn one(asked: &Asked<'_>, panel: &PanelClient, node: &Node, user: UserId) -> CheckedNode {
     let (list, listed_error) = told(kept::last_answer(&asked.config.state_dir, node.id));
     let list = list.flatten();
     let listed = list.as_ref().map(|it| it.binary_search(&user).is_ok());
@@ -110,7 +114,7 @@ async fn one(asked: &Asked<'_>, node: &Node, user: UserId) -> CheckedNode {
         last_good: list,
         why: "as it was left".into(),
     };
-    let (looked, auth) = join(asked.look(node, &polled), asked.panel.auth(user, node.id)).await;
+    let (looked, auth) = join(asked.look(node, &polled), panel.auth(user, node.id)).await;
     let (auth, auth_error) = told(auth);
     let inbounds: Vec<_> = looked.into_iter().map(|it| inbound(it, user)).collect();
     let served = match asked.config.mode {

@@ -24,6 +24,9 @@ pub enum LookError {
     /// The panel's client cannot be made.
     #[error("cannot prepare calls to the panel: {0}")]
     Panel(String),
+    /// Only a polled panel can be asked about single users.
+    #[error("no panel is polled here: users are only pushed")]
+    NoPanel,
     /// No such node is configured.
     #[error("node {0} is not configured here; these are: {1}")]
     NoSuchNode(NodeId, String),
@@ -32,7 +35,8 @@ pub enum LookError {
 /// The panel and the Xrays of a configuration, to be asked.
 struct Asked<'a> {
     config: &'a Config,
-    panel: PanelClient,
+    /// `None`: no panel is polled.
+    panel: Option<PanelClient>,
     xrays: Vec<XrayClient>,
     nodes: Vec<&'a Node>,
 }
@@ -48,13 +52,10 @@ impl<'a> Asked<'a> {
             let all: Vec<_> = config.nodes.iter().map(|it| it.id.to_string()).collect();
             return Err(LookError::NoSuchNode(id, all.join(", ")));
         }
-        let panel = config
-            .panel
-            .clone()
-            .expect("invariant: a configuration to run has a panel");
+        let panel = config.panel.clone().map(PanelClient::new).transpose();
         Ok(Self {
             config,
-            panel: PanelClient::new(panel).map_err(LookError::Panel)?,
+            panel: panel.map_err(LookError::Panel)?,
             xrays: config.xrays.iter().cloned().map(XrayClient::new).collect(),
             nodes,
         })
@@ -62,7 +63,10 @@ impl<'a> Asked<'a> {
 
     /// Who is allowed: by the panel now, else by its last good answer, with why it is that one.
     async fn allowed(&self, node: NodeId) -> Desired {
-        let why = match self.panel.allowed(node, None).await {
+        let Some(panel) = &self.panel else {
+            return Desired::Known([].into());
+        };
+        let why = match panel.allowed(node, None).await {
             Ok(Allowed::List { list, .. }) => return Desired::Known(list.users),
             Ok(Allowed::Unchanged) => "the panel says «unchanged» to a first question".to_owned(),
             Err(error) => error.to_string(),

@@ -1,0 +1,395 @@
+//! What a panel may do to the pushed users. Each push is one mutation after the other, is done wholly
+//! or not at all, and is on the disk when it is answered; a patch or deletion of a user whom several
+//! inbounds' sets have is so for each of them.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use super::error::PushError;
+use super::identity::unfit;
+use super::journal::{Image, Journal};
+use super::quota::{QuotaChanged, Room, used_in_force};
+use super::record::Stored;
+use super::set::{Change, GONE_SECONDS_MAX, Gone, Put, Set};
+use super::{Pushed, Scope, lock, read, write};
+use crate::base::files::FileError;
+use crate::model::credentials::CredentialForm;
+use crate::model::desired::InboundKey;
+use crate::model::ids::UserId;
+use crate::model::pushed::{PushedId, PushedPatch, PushedUser};
+
+/// An import may take away so many users, or half of them, without being asked whether it means it.
+const REMOVED_MAX: usize = 20;
+
+/// A pushed user as he is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedView {
+    /// To whom he was pushed.
+    pub scope: Scope,
+    /// As he was pushed.
+    pub user: PushedUser,
+    /// His quota as it is in force now.
+    pub room: Room,
+    /// Nothing is left, and he is taken off.
+    pub exhausted: bool,
+    /// His ids towards Xray, which are those of his e-mails and of the ledger.
+    pub identities: Vec<UserId>,
+}
+
+impl Pushed {
+    /// The users of one set, or of all of them.
+    pub fn list(&self, scope: Option<&Scope>) -> Vec<PushedView> {
+        self.views(scope, |set| Box::new(set.users()))
+    }
+
+    /// The user of this id, once for each set that has him.
+    pub fn get(&self, id: &PushedId) -> Vec<PushedView> {
+        self.views(None, |set| Box::new(set.get(&id.0).into_iter()))
+    }
+
+    fn views(
+        &self,
+        scope: Option<&Scope>,
+        of: impl for<'a> Fn(&'a Set) -> Box<dyn Iterator<Item = &'a Stored> + 'a>,
+    ) -> Vec<PushedView> {
+        let sets = read(&self.sets);
+        let meant = sets
+            .iter()
+            .filter(|(of, _)| scope.is_none_or(|scope| scope == *of));
+        let views = meant.flat_map(|(scope, slot)| {
+            of(&slot.set).map(|stored| PushedView {
+                scope: scope.clone(),
+                user: stored.user(),
+                room: self.room(stored),
+                exhausted: stored.exhausted,
+                identities: stored.ids.all().collect(),
+            })
+        });
+        views.collect()
+    }
+
+    /// Makes `users` the whole set of one inbound; how many they are.
+    pub async fn replace_inbound(
+        self: &Arc<Self>,
+        inbound: &InboundKey,
+        users: Vec<PushedUser>,
+    ) -> Result<usize, PushError> {
+        let scope = Scope::Inbound(inbound.clone());
+        self.mutate(move |pushed| pushed.replace(&scope, &users, true))
+            .await
+    }
+
+    /// Takes all users of one inbound's set away.
+    pub async fn drop_inbound(self: &Arc<Self>, inbound: &InboundKey) -> Result<(), PushError> {
+        self.replace_inbound(inbound, Vec::new()).await.map(drop)
+    }
+
+    /// Makes `users` the whole set of users for every inbound; how many they are. One that would take
+    /// away over half of the pushed users and over 20 needs `force`.
+    pub async fn import(
+        self: &Arc<Self>,
+        users: Vec<PushedUser>,
+        force: bool,
+    ) -> Result<usize, PushError> {
+        self.mutate(move |pushed| pushed.replace(&Scope::Everywhere, &users, force))
+            .await
+    }
+
+    /// Adds a user for every inbound. No set may have his id yet.
+    pub async fn create(self: &Arc<Self>, user: PushedUser) -> Result<(), PushError> {
+        let work = move |pushed: &Self| {
+            if pushed.scopes_of(&user.id).next().is_some() {
+                return Err(PushError::Exists(user.id));
+            }
+            pushed.put(&Scope::Everywhere, &user, true)
+        };
+        self.mutate(work).await
+    }
+
+    /// Changes a user: the one for every inbound, or else the one of each inbound whose set has him.
+    pub async fn patch(
+        self: &Arc<Self>,
+        id: &PushedId,
+        patch: PushedPatch,
+    ) -> Result<(), PushError> {
+        let id = id.clone();
+        let work = move |pushed: &Self| {
+            let renews_quota = patch.used.is_some();
+            let mut changed = Vec::new();
+            for scope in pushed.meant(&id)? {
+                let user = pushed.user(&scope, &id)?;
+                let user = patch.clone().applied_to(user);
+                pushed.checked(&scope, &user)?;
+                changed.push((scope, user));
+            }
+            let mut changed = changed.iter();
+            changed.try_for_each(|(scope, user)| pushed.put(scope, user, renews_quota))
+        };
+        self.mutate(work).await
+    }
+
+    /// Takes a user away: the one for every inbound, or else the one of each inbound whose set has him.
+    pub async fn delete(self: &Arc<Self>, id: &PushedId) -> Result<(), PushError> {
+        let id = id.clone();
+        let work = move |pushed: &Self| {
+            let scopes = pushed.meant(&id)?;
+            scopes
+                .iter()
+                .try_for_each(|scope| pushed.drop_one(scope, &id))
+        };
+        self.mutate(work).await
+    }
+
+    /// One after the other, on a thread of its own; it is carried through also when nobody waits for it
+    /// any more.
+    pub(super) async fn mutate<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, PushError> + Send + 'static,
+    ) -> Result<T, PushError> {
+        let pushed = self.clone();
+        let done = spawn_blocking(move || {
+            let _turn = lock(&pushed.writer);
+            work(&pushed)
+        });
+        let done = done.await.unwrap_or_else(|panic| {
+            let why = io::Error::other(panic);
+            Err(FileError::new("cannot finish writing to", &self.folder, why).into())
+        });
+        self.bell.notify_one();
+        done
+    }
+
+    fn scopes_of(&self, id: &PushedId) -> impl Iterator<Item = Scope> {
+        let sets = read(&self.sets);
+        let with_him = sets
+            .iter()
+            .filter(|(_, slot)| slot.set.get(&id.0).is_some());
+        let scopes: Vec<Scope> = with_him.map(|(scope, _)| scope.clone()).collect();
+        scopes.into_iter()
+    }
+
+    /// The sets in which a call means the user of this id.
+    fn meant(&self, id: &PushedId) -> Result<Vec<Scope>, PushError> {
+        let mut scopes: Vec<Scope> = self.scopes_of(id).collect();
+        if scopes.contains(&Scope::Everywhere) {
+            scopes = vec![Scope::Everywhere];
+        }
+        if scopes.is_empty() {
+            return Err(PushError::Unknown(id.clone()));
+        }
+        Ok(scopes)
+    }
+
+    fn user(&self, scope: &Scope, id: &PushedId) -> Result<PushedUser, PushError> {
+        let sets = read(&self.sets);
+        let stored = sets.get(scope).and_then(|slot| slot.set.get(&id.0));
+        stored
+            .map(Stored::user)
+            .ok_or_else(|| PushError::Unknown(id.clone()))
+    }
+
+    fn put(&self, scope: &Scope, user: &PushedUser, renews_quota: bool) -> Result<(), PushError> {
+        let stored = self.checked(scope, user)?;
+        let sets = read(&self.sets);
+        let old = sets.get(scope).and_then(|slot| slot.set.get(&stored.id));
+        let polled = old
+            .map(|old| self.polled_of(scope, old))
+            .unwrap_or_default();
+        let (stored, news) = self.with_quota(stored, old, renews_quota);
+        drop(sets);
+        let put = Put {
+            user: stored.to_record(),
+            at: self.now(),
+            polled,
+        };
+        self.commit(scope, vec![Change::Put(Box::new(put))])?;
+        lock(&self.news).extend(news);
+        Ok(())
+    }
+
+    fn drop_one(&self, scope: &Scope, id: &PushedId) -> Result<(), PushError> {
+        let sets = read(&self.sets);
+        let old = sets.get(scope).and_then(|slot| slot.set.get(&id.0));
+        let polled = old
+            .map(|old| self.polled_of(scope, old))
+            .unwrap_or_default();
+        drop(sets);
+        let gone = Gone {
+            id: id.0.clone(),
+            at: self.now(),
+            polled,
+        };
+        self.commit(scope, vec![Change::Drop(gone)])
+    }
+
+    fn polled_of(&self, scope: &Scope, user: &Stored) -> Vec<UserId> {
+        let ids = user.ids.all();
+        ids.filter(|user| self.is_polled(scope, *user)).collect()
+    }
+
+    pub(super) fn replace(
+        &self,
+        scope: &Scope,
+        users: &[PushedUser],
+        force: bool,
+    ) -> Result<usize, PushError> {
+        let mut named = BTreeSet::new();
+        if let Some(twice) = users.iter().find(|user| !named.insert(&*user.id.0)) {
+            return Err(PushError::Duplicate(twice.id.clone()));
+        }
+        let checked = users.iter().map(|user| self.checked(scope, user));
+        let checked = checked.collect::<Result<Vec<_>, _>>()?;
+        let sets = read(&self.sets);
+        let slot = sets.get(scope).ok_or_else(|| unmanaged(scope))?;
+        let old = &slot.set;
+        let removed = old
+            .users()
+            .filter(|user| !named.contains(&*user.id))
+            .count();
+        let of = old.users().len();
+        if !force && removed > REMOVED_MAX && removed * 2 > of {
+            return Err(PushError::TooManyRemoved { removed, of });
+        }
+        let mut news = Vec::new();
+        let checked = checked.into_iter().map(|stored| {
+            let before = old.get(&stored.id);
+            let (stored, new) = self.with_quota(stored, before, true);
+            news.extend(new);
+            stored
+        });
+        let checked = checked.collect();
+        let is_polled = |user| self.is_polled(scope, user);
+        let mut next = old.replaced(checked, self.now(), &is_polled);
+        next.forget(self.now() - GONE_SECONDS_MAX);
+        let mut journal = slot.journal.clone();
+        drop(sets);
+        journal.rewrite(&Image::of(&next))?;
+        if let Some(slot) = write(&self.sets).get_mut(scope) {
+            slot.set = next;
+            slot.journal = journal;
+            slot.damage = None;
+        }
+        self.changed();
+        lock(&self.news).extend(news);
+        Ok(users.len())
+    }
+
+    /// The user as he is kept, if one of the inbounds that are meant can let him in.
+    fn checked(&self, scope: &Scope, user: &PushedUser) -> Result<Stored, PushError> {
+        let stored = Stored::new(user, &self.key);
+        match unfit(user, &stored.ids, &self.forms_of(scope)) {
+            None => Ok(stored),
+            Some(why) => Err(PushError::NoCredential {
+                id: user.id.clone(),
+                why,
+            }),
+        }
+    }
+
+    /// What the users of the inbounds that are meant show; nothing as long as one was never observed.
+    fn forms_of(&self, scope: &Scope) -> Vec<CredentialForm> {
+        let (sets, forms) = (read(&self.sets), read(&self.forms));
+        let meant = sets.keys().filter_map(|of| match (of, scope) {
+            (Scope::Inbound(key), Scope::Everywhere) => Some(forms.get(key).copied()),
+            (Scope::Inbound(key), own) if of == own => Some(forms.get(key).copied()),
+            _ => None,
+        });
+        meant.collect::<Option<Vec<_>>>().unwrap_or_default()
+    }
+
+    /// How a user stands now.
+    pub(super) fn room(&self, user: &Stored) -> Room {
+        let counted = lock(&self.counts).counted(user);
+        Room::of(
+            user.quota,
+            used_in_force(user.quota.used, counted, user.base),
+        )
+    }
+
+    /// The user with what is kept of his quota, and what is to be told of it. `renews`: what the panel
+    /// knows of was pushed, too.
+    fn with_quota(
+        &self,
+        user: Stored,
+        before: Option<&Stored>,
+        renews: bool,
+    ) -> (Stored, Option<QuotaChanged>) {
+        let mut user = match before {
+            Some(before) => user.after(before),
+            None => user,
+        };
+        user.base = match before {
+            Some(before) if !renews => before.base,
+            _ => lock(&self.counts).settled(&user),
+        };
+        let current = self.room(&user);
+        let was_exhausted = before.is_some_and(|before| before.exhausted);
+        user.exhausted = current.is_exhausted();
+        let has_other = before.is_some_and(|before| {
+            before.quota.allocated != user.quota.allocated || before.quota.used > user.quota.used
+        });
+        let is_news = has_other || was_exhausted != user.exhausted;
+        let previous = before.map_or(current, |before| self.room(before));
+        let news = is_news.then(|| user.news(previous, current));
+        (user, news)
+    }
+
+    /// Adds changes to a set, on the disk first.
+    pub(super) fn commit(&self, scope: &Scope, changes: Vec<Change>) -> Result<(), PushError> {
+        let mut journal = self.journal_to_append(scope)?;
+        journal.append(&changes)?;
+        if let Some(slot) = write(&self.sets).get_mut(scope) {
+            for change in changes {
+                slot.set.apply(change, &self.key);
+            }
+            slot.journal = journal;
+        }
+        self.changed();
+        self.compact(scope);
+        Ok(())
+    }
+
+    fn journal_to_append(&self, scope: &Scope) -> Result<Journal, PushError> {
+        let sets = read(&self.sets);
+        let slot = sets.get(scope).ok_or_else(|| unmanaged(scope))?;
+        let mut journal = slot.journal.clone();
+        let damage = slot.damage.clone();
+        drop(sets);
+        match damage {
+            _ if journal.is_there() => {}
+            Some(why) => return Err(PushError::Unreadable(why.to_string())),
+            None => journal.rewrite(&Image::of(&Set::default()))?,
+        }
+        Ok(journal)
+    }
+
+    /// Writes a file anew that has grown long. That it fails does no harm. What is damaged stays as it
+    /// is: a person may want to look at it.
+    fn compact(&self, scope: &Scope) {
+        let sets = read(&self.sets);
+        let slot = sets.get(scope);
+        let long = slot.filter(|slot| slot.damage.is_none() && slot.journal.is_long(&slot.set));
+        let Some((mut journal, image)) =
+            long.map(|slot| (slot.journal.clone(), Image::of(&slot.set)))
+        else {
+            return;
+        };
+        drop(sets);
+        if let Err(error) = journal.rewrite(&image) {
+            warn!("{error}; the file of pushed users stays long");
+        } else if let Some(slot) = write(&self.sets).get_mut(scope) {
+            slot.journal = journal;
+        }
+    }
+}
+
+fn unmanaged(scope: &Scope) -> PushError {
+    match scope {
+        Scope::Inbound(key) => PushError::Unmanaged(key.clone()),
+        Scope::Everywhere => PushError::Unreadable("the sets are not open".to_owned()),
+    }
+}
