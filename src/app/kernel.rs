@@ -8,7 +8,7 @@ use super::running::Running;
 use crate::config::Config;
 use crate::kernel::ports::Agent;
 use crate::kernel::{Ports, State};
-use crate::model::ids::NodeId;
+use crate::model::ids::{InboundTag, NodeId};
 use crate::model::user_list::Users;
 use crate::sync::status::NodeStatus;
 use crate::xray::inbound::InboundInfo;
@@ -41,6 +41,20 @@ impl Agent for Now {
         Box::pin(async move {
             let client = self.0.now().sync.xray(xray)?;
             client.list_inbounds().await.ok()
+        })
+    }
+
+    fn remove_inbound<'a>(
+        &'a self,
+        xray: &'a str,
+        tag: &'a InboundTag,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let Some(client) = self.0.now().sync.xray(xray) else {
+                return Err(format!("no Xray named {xray} is configured any more"));
+            };
+            let removed = client.remove_inbound(tag).await;
+            removed.map_err(|e| e.to_string())
         })
     }
 

@@ -39,9 +39,12 @@ pub(super) struct Traffic {
     pub(super) handle: traffic::engine::Handle,
     /// By which the ledger is looked at for the metrics.
     pub(super) looker: Arc<Looker>,
-    /// Where reports go, of this panel.
-    pub(super) sink: (Panel, Arc<dyn Sink>),
+    /// Where reports to the polled panel go, and which that is.
+    pub(super) sink: Option<ToPanel>,
 }
+
+/// A polled panel, and where reports to it go.
+pub(super) type ToPanel = (Panel, Arc<dyn Sink>);
 
 impl Running {
     pub(super) fn new(engines: Engines) -> Self {

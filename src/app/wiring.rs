@@ -12,11 +12,11 @@ use tokio::join;
 
 use super::metrics::Looker;
 use super::run::RunError;
-use super::running::{Counting, Engines, Running, Traffic};
+use super::running::{Counting, Engines, Running, ToPanel, Traffic};
 use super::traffic::TrafficError;
 use crate::base::clock::Clock;
 use crate::base::supervise::{Group, Groups};
-use crate::config::{Config, Panel};
+use crate::config::Config;
 use crate::model::ids::NodeId;
 use crate::model::progress::Progress;
 use crate::panel::PanelClient;
@@ -55,7 +55,7 @@ struct Hook {
 /// Traffic that was built and does not run yet.
 pub(super) struct NewTraffic {
     engine: traffic::engine::Engine,
-    sink: (Panel, Arc<dyn Sink>),
+    sink: Option<ToPanel>,
 }
 
 impl NewTraffic {
@@ -144,22 +144,11 @@ impl Wiring {
         if super::traffic::uncounted(config).is_some() {
             return Ok(None);
         }
-        // Bytes have nowhere to go without a panel to which they are reported.
-        let Some(panel) = config.panel.clone() else {
-            return Ok(None);
-        };
-        let same = before.filter(|traffic| traffic.sink.0 == panel);
-        let sink = if let Some(traffic) = same {
-            traffic.sink.clone()
-        } else {
-            let client = PanelClient::for_reports(panel.clone());
-            let client = client.map_err(TrafficError::Panel)?;
-            (panel, Arc::new(client) as Arc<dyn Sink>)
-        };
+        let sink = report_traffic(config, before)?;
         let inbounds = sync::engine::emails(config, self.clock)?;
         let context = traffic::engine::Context {
             inbounds: &inbounds,
-            sinks: vec![sink.1.clone()],
+            sinks: sink.iter().map(|(_, sink)| sink.clone()).collect(),
             kernel_sinks: Vec::new(),
             around: traffic::ledger::Around::default(),
             clock: self.clock,
@@ -309,4 +298,21 @@ impl Wiring {
             quota_watch: Arc::new(NobodyWatches),
         }
     }
+}
+
+/// Where reports to the polled panel go, as before where it is the same panel; `None`: none is polled.
+fn report_traffic(
+    config: &Config,
+    before: Option<&Traffic>,
+) -> Result<Option<ToPanel>, TrafficError> {
+    let Some(panel) = config.panel.clone() else {
+        return Ok(None);
+    };
+    let before = before.and_then(|traffic| traffic.sink.as_ref());
+    if let Some(same) = before.filter(|(it, _)| *it == panel) {
+        return Ok(Some(same.clone()));
+    }
+    let client = PanelClient::for_reports(panel.clone());
+    let client = client.map_err(TrafficError::Panel)?;
+    Ok(Some((panel, Arc::new(client) as Arc<dyn Sink>)))
 }

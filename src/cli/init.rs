@@ -47,8 +47,9 @@ fn written(output: &Path) -> Result<(), FileError> {
     create_folder(folder, FOLDER_MODE)?;
     let mut new = OpenOptions::new();
     let new = new.write(true).create_new(true).mode(PRIVATE_FILE);
-    let example = random().map(|token| config::example_with(&token));
-    let example = example.map_err(fail)?;
+    let secrets = random().and_then(|token| Ok((token, random()?)));
+    let (read_token, secret_key) = secrets.map_err(fail)?;
+    let example = config::example_with(&read_token, &secret_key);
     let mut file = new.open(output).map_err(fail)?;
     file.write_all(example.as_bytes())
         .and_then(|()| open_to_the_group_of(folder, &file))

@@ -15,26 +15,40 @@ const TOKEN_FILE: &str = "/etc/xray-agent/token";
 /// The variable that systemd names its folder of credentials by.
 const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
-/// The line of [`EXAMPLE`] that has no secret in it.
-const NO_TOKEN: &str = "#read_token = \"\"\n";
+/// Keys of [`EXAMPLE`] that have no secret in it; each stands there once, as a comment.
+const SECRETS: [&str; 2] = ["read_token", "secret_key"];
 
-/// [`EXAMPLE`] with this read token.
-pub fn example_with(read_token: &Secret) -> String {
-    let line = format!("read_token = \"{}\"\n", read_token.expose());
-    EXAMPLE.replace(NO_TOKEN, &line)
+/// [`EXAMPLE`] with these secrets: the read token, and the password of a panel that pushes.
+pub fn example_with(read_token: &Secret, secret_key: &Secret) -> String {
+    let mut text = EXAMPLE.to_owned();
+    for (key, secret) in SECRETS.into_iter().zip([read_token, secret_key]) {
+        let line = format!("#{key} = \"{}\"\n", secret.expose());
+        // The one that nobody needs yet stays a comment: it opens nothing until it is wanted.
+        let line = if key == SECRETS[0] {
+            line.trim_start_matches('#').to_owned()
+        } else {
+            line
+        };
+        text = text.replace(&without(key), &line);
+    }
+    text
+}
+
+/// The line of a key that has no secret.
+fn without(key: &str) -> String {
+    format!("#{key} = \"\"\n")
 }
 
 /// As it was installed, or as [`example_with`] some token.
 fn is_example(content: &str) -> bool {
     let lines = content.split_inclusive('\n');
     let plain = lines.map(|line| {
-        if line.starts_with("read_token = \"") {
-            NO_TOKEN
-        } else {
-            line
-        }
+        let open = line.strip_prefix('#').unwrap_or(line);
+        let is_of = |key: &&str| open.starts_with(&format!("{key} = \""));
+        let key = SECRETS.into_iter().find(|key| is_of(key));
+        key.map_or_else(|| line.to_owned(), without)
     });
-    plain.eq(EXAMPLE.split_inclusive('\n'))
+    plain.eq(EXAMPLE.split_inclusive('\n').map(str::to_owned))
 }
 
 /// Whether nobody has configured anything yet: the file is missing or as it was installed, and
@@ -80,7 +94,9 @@ mod tests {
         assert!(untouched(&bare, &file, &token));
         fs::write(&file, EXAMPLE).unwrap();
         assert!(untouched(&bare, &file, &token));
-        let with_token = example_with(&Secret::new("0123456789abcdef"));
+        let secret = Secret::new("0123456789abcdef");
+        let with_token = example_with(&secret, &secret);
+        assert_eq!(with_token.matches(secret.expose()).count(), 2);
         assert_ne!(with_token, EXAMPLE);
         fs::write(&file, &with_token).unwrap();
         assert!(untouched(&bare, &file, &token));

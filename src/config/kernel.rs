@@ -320,6 +320,23 @@ mod tests {
         assert_eq!(kernel(file, &[]).thresholds().unhealthy, 4);
     }
 
+    #[test]
+    fn who_is_pushed_to_needs_no_panel_to_poll() {
+        let without = |pairs: &[(&str, &str)]| {
+            let ids = [("NODE_IDS", "1")];
+            read_both("", &[&ids, pairs].concat(), Need::Run).map(|it| it.panel)
+        };
+        assert!(without(&[]).is_err());
+        assert!(without(&[("KERNEL_TOKEN", LONG)]).unwrap().is_none());
+        let unheard = [("KERNEL_TOKEN", LONG), ("HTTP_LISTEN", "off")];
+        assert!(without(&unheard).is_err());
+        let keyless = [("KERNEL_TOKEN", LONG), ("PANEL_BASE_URL", "http://p")];
+        let said = without(&keyless).unwrap_err().to_string();
+        assert!(said.contains("INTERNAL_API_KEY: is not set"), "{said}");
+        let both = [("KERNEL_TOKEN", LONG), ("INTERNAL_API_KEY", "k")];
+        assert!(without(&both).unwrap().is_some());
+    }
+
     /// A panel, and a binding of `inbound`.
     fn panel_with(inbound: &str) -> String {
         format!(

@@ -131,8 +131,10 @@ fn config(source: &Source, need: Need) -> Config {
     let http = http::read(source);
     let nodes = nodes::read(source, need, mode, &xrays);
     let kernel = kernel::read(source, need, &http, &nodes);
+    // Whoever pushes needs a listener to push to.
+    let pushed = kernel.is_on() && http.listen.is_some();
     Config {
-        panel: panel(source, need),
+        panel: panel(source, need, pushed),
         mode,
         nodes,
         xrays,
@@ -149,8 +151,14 @@ fn config(source: &Source, need: Need) -> Config {
     }
 }
 
-fn panel(source: &Source, need: Need) -> Option<Panel> {
+/// The panel that is polled. Where one pushes instead, there need be none; but one whose address is
+/// set and whose key is not is no such case: its users would lose their access for a mistake.
+fn panel(source: &Source, need: Need, pushed: bool) -> Option<Panel> {
     let section = source.section("panel");
+    let runs = matches!(need, Need::Run | Need::Check);
+    if runs && pushed && section.raw("url").is_none() && matches!(token::read(source), Ok(None)) {
+        return None;
+    }
     let url = section.value("url", addresses::panel_url);
     let timeout = section.value("timeout", values::duration(TIMEOUT_MAX));
     let proxy = section.optional("proxy", addresses::proxy).map(Proxy);

@@ -6,17 +6,23 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 
 use super::ports::Agent;
+use crate::base::redact;
 use crate::config::Inbound;
+use crate::model::ids::NodeId;
 use crate::model::ports::PortRange;
 use crate::sync::status::InboundStatus;
 use crate::xray::inbound::InboundInfo;
 
+/// Longest id that a message repeats, in characters.
+const ID_CHARS_MAX: usize = 80;
 /// What it speaks, as long as nobody knows.
-const UNKNOWN: &str = "unknown";
+pub(super) const UNKNOWN: &str = "unknown";
 
 /// A managed inbound.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
+    /// The node that it serves.
+    pub(super) node: NodeId,
     /// As it is configured.
     pub(super) inbound: Inbound,
     /// After its last pass.
@@ -48,7 +54,7 @@ impl Live {
     /// Where it listens, as Xray says.
     pub(super) fn listen(&self) -> Option<String> {
         let info = self.info.as_ref()?;
-        let ports: Vec<String> = info.ports.iter().map(written).collect();
+        let ports: Vec<String> = info.ports.iter().copied().map(written).collect();
         let host = info.transport.listen?;
         let host = if host.is_ipv6() {
             format!("[{host}]")
@@ -58,6 +64,12 @@ impl Live {
         (!ports.is_empty()).then(|| format!("{host}:{}", ports.join(",")))
     }
 
+    /// Passes in a row that failed.
+    pub(super) fn failures(&self) -> u32 {
+        let failed = self.status.as_ref().is_some_and(|it| it.error.is_some());
+        u32::from(failed)
+    }
+
     /// Users who are there.
     pub(super) fn users(&self) -> u64 {
         let status = self.status.as_ref();
@@ -65,11 +77,22 @@ impl Live {
     }
 }
 
-fn written(range: &PortRange) -> String {
+fn written(range: PortRange) -> String {
     if range.from == range.to {
         range.from.to_string()
     } else {
         format!("{}-{}", range.from, range.to)
+    }
+}
+
+/// That no inbound has that id, and which there are.
+pub(super) fn no_such(id: &str, inbounds: &[Live]) -> String {
+    let ids: Vec<&str> = inbounds.iter().map(Live::id).collect();
+    let id = redact::line(id, ID_CHARS_MAX);
+    if ids.is_empty() {
+        format!("there is no node {id:?}: no inbound is managed here")
+    } else {
+        format!("there is no node {id:?}; those here are {}", ids.join(", "))
     }
 }
 
@@ -84,6 +107,7 @@ pub(super) fn known(agent: &dyn Agent) -> Vec<Live> {
                 |it: &&InboundStatus| it.xray == inbound.xray && it.tag == inbound.tag.as_str();
             let status = of_node.and_then(|it| it.inbounds.iter().find(is_own));
             all.push(Live {
+                node: node.id,
                 inbound: inbound.clone(),
                 status: status.cloned(),
                 info: None,

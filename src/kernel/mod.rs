@@ -12,14 +12,22 @@ pub mod input;
 pub mod interfaces;
 mod live;
 pub mod panel;
+mod people;
 pub mod ports;
 mod protocols;
 pub mod providers;
+mod pushing;
 pub mod rate_limits;
 pub mod refusal;
+mod registrations;
 #[cfg(test)]
 mod route_tests;
+mod status;
 pub mod streams;
+pub mod subscriptions;
+mod tls;
+mod traffic;
+mod users;
 pub mod wire;
 
 use std::sync::Arc;
@@ -63,7 +71,14 @@ impl State {
 
 /// Every route of the surface, behind its credentials. `further` are routes that have their state.
 pub fn routes(state: &State, further: OpenApiRouter) -> OpenApiRouter {
-    let own = OpenApiRouter::default().merge(protocols::routes());
+    let own = OpenApiRouter::default()
+        .merge(protocols::routes())
+        .merge(subscriptions::routes())
+        .merge(registrations::routes())
+        .merge(status::routes())
+        .merge(tls::routes())
+        .merge(traffic::routes())
+        .merge(users::routes());
     own.with_state(state.clone())
         .merge(further)
         .layer(from_fn_with_state(state.clone(), auth::admit))

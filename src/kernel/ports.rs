@@ -3,19 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
-use serde_json::Value;
 
 use super::wire::requests::{Change, Metadata};
 use crate::base::secret::Secret;
 use crate::config::Config;
-use crate::model::health::Health;
-use crate::model::ids::{NodeId, UserId};
+use crate::model::ids::{InboundTag, NodeId, UserId};
 use crate::model::pushed::PushedUser;
 use crate::model::user_list::Users;
+use crate::registry::lives::{Lease, Node, Refused, Registered, Said};
 use crate::sync::status::NodeStatus;
 use crate::xray::inbound::InboundInfo;
 
@@ -30,6 +27,14 @@ pub trait Agent: Send + Sync {
     /// What the running Xray by that name says of its inbounds; `None`: it does not answer, or cannot
     /// list them.
     fn listing<'a>(&'a self, xray: &'a str) -> BoxFuture<'a, Option<Vec<InboundInfo>>>;
+
+    /// Removes an inbound from the running Xray, until that is started again; an error says why it is
+    /// still there.
+    fn remove_inbound<'a>(
+        &'a self,
+        xray: &'a str,
+        tag: &'a InboundTag,
+    ) -> BoxFuture<'a, Result<(), String>>;
 
     /// Whom the polled panel allows at each node, by its last good answer.
     fn allowed(&self) -> Vec<(NodeId, Users)>;
@@ -165,100 +170,35 @@ pub trait PushedUsers: Send + Sync {
     fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), PushError>>;
 }
 
-/// What a node says of itself when it registers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewNode {
-    /// Its id.
-    pub id: String,
-    /// What it is for.
-    pub role: String,
-    /// What it speaks.
-    pub protocol: String,
-    /// Free words.
-    pub tags: Vec<String>,
-    /// For people.
-    pub description: Option<String>,
-    /// Where it listens.
-    pub listen: Option<Value>,
-    /// Where it connects to.
-    pub connect: Option<Value>,
-    /// How long it lives after a sign of life.
-    pub ttl: Duration,
-}
-
-/// A registered node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegisteredNode {
-    /// What it said of itself.
-    pub node: NewNode,
-    /// How it is.
-    pub health: Health,
-    /// Its last words.
-    pub message: Option<String>,
-    /// When it gave its last sign of life.
-    pub heard_at: Timestamp,
-    /// Until when it lives without a further one.
-    pub lease: NodeLease,
-}
-
-/// Until when a node lives, and how often it is to say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeLease {
-    /// Then it is unhealthy.
-    pub expires_at: Timestamp,
-    /// How often it is to give a sign of life.
-    pub heartbeat_interval: Duration,
-}
-
 /// Why a registration stays as it is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
     /// An inbound has that id.
     #[error("{0} is the id of a managed inbound; register the node under another id")]
     Managed(String),
-    /// No node has that id.
-    #[error("no node is registered as {0}; register it again")]
-    Unknown(String),
-    /// What it says cannot be.
-    #[error("{0}")]
-    Unfit(String),
-    /// There are too many.
-    #[error("{0}")]
-    TooMany(String),
+    /// The registry does not take it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// The disk does not take it.
     #[error("cannot keep it: {0}")]
     Store(String),
 }
 
-/// How a node says that it is: the health, and words.
-pub type Sign = (NodeWord, Option<String>);
-
-/// How a node says that it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NodeWord {
-    /// All is well.
-    #[default]
-    Healthy,
-    /// It works, and something is wrong.
-    Degraded,
-    /// It does not work.
-    Unhealthy,
-}
-
 /// The nodes that register themselves.
 pub trait Registrations: Send + Sync {
-    /// All of them.
-    fn list(&self) -> Vec<RegisteredNode>;
+    /// All of them, by id.
+    fn list(&self) -> Vec<Arc<Registered>>;
 
     /// Takes one in, or renews it.
-    fn register(&self, node: NewNode) -> BoxFuture<'_, Result<NodeLease, RegistrationError>>;
+    fn register(&self, node: Node) -> BoxFuture<'_, Result<Lease, RegistrationError>>;
 
-    /// A sign of life.
+    /// A sign of life, with words.
     fn heartbeat<'a>(
         &'a self,
         id: &'a str,
-        sign: Sign,
-    ) -> BoxFuture<'a, Result<NodeLease, RegistrationError>>;
+        said: Said,
+        message: Option<String>,
+    ) -> BoxFuture<'a, Result<Lease, RegistrationError>>;
 
     /// Removes one.
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), RegistrationError>>;

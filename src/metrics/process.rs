@@ -30,6 +30,13 @@ pub fn add(page: &mut Page) {
     }
 }
 
+/// Bytes of memory that this process has: those in use, and all that it may address.
+pub fn memory() -> Option<(u64, u64)> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let bytes = |name| field(&status, name).map(|kib| kib * 1024);
+    Some((bytes("VmRSS:")?, bytes("VmSize:")?))
+}
+
 /// Adds when it started, which was read once: later the wall clock may have been set.
 pub fn add_start(page: &mut Page, started: Option<Timestamp>) {
     if started.is_some() {

@@ -253,6 +253,16 @@ impl XrayClient {
         self.alter(dialect, tag, typed(&operation)).await
     }
 
+    /// Removes an inbound with all its users, until Xray is started again.
+    pub async fn remove_inbound(&self, tag: &InboundTag) -> Result<(), XrayError> {
+        let mut client = self.handler.clone();
+        let tag = tag.0.clone();
+        let request = handler::RemoveInboundRequest { tag };
+        self.within("RemoveInbound", 1, client.remove_inbound(request))
+            .await
+            .map(drop)
+    }
+
     /// Removes the user of that e-mail. Sessions that are open go on.
     pub async fn remove_user(&self, tag: &InboundTag, email: &str) -> Result<(), XrayError> {
         let dialect = self.dialect().await?;

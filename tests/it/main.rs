@@ -35,6 +35,7 @@ mod hostile_answers;
 mod http;
 mod http_stage;
 mod installing;
+mod kernel;
 mod kick;
 mod kick_limits;
 mod kick_rare;

@@ -34,7 +34,7 @@ pub struct NodeStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct NodeHealthState {
     pub status: HealthStatus,
-    pub consecutive_failures: u64,
+    pub consecutive_failures: u32,
     pub last_failure_elapsed_ms: Option<u64>,
 }
 
@@ -110,6 +110,7 @@ pub struct TlsNodeDetail {
     pub description: Option<String>,
     pub listen: Option<String>,
     pub connect: Option<String>,
+    #[schema(value_type = Object)]
     pub profile: Value,
 }
 

@@ -1,4 +1,4 @@
-//! Callbacks, as `core.yaml` writes them.
+//! Callbacks, as `core.yaml` writes them, and nodes that register themselves (`kernel.md`).
 
 #![expect(
     missing_docs,
@@ -8,12 +8,15 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::nodes::NodeRole;
+use super::special::HealthStatus;
+
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct EventRegistrationRecord {
     pub id: String,
     pub event: String,
     pub callback: String,
-    pub created_at_ms: u64,
+    pub created_at_ms: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -21,5 +24,27 @@ pub struct EventSubscriptionRecord {
     pub id: String,
     pub event: String,
     pub callback: String,
-    pub created_at_ms: u64,
+    pub created_at_ms: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct NodeRegistrationResponse {
+    pub id: String,
+    pub expires_at_ms: i64,
+    pub heartbeat_interval_seconds: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct NodeRegistrationRecord {
+    pub id: String,
+    pub role: NodeRole,
+    pub protocol: String,
+    pub tags: Vec<String>,
+    pub description: Option<String>,
+    pub listen: Option<String>,
+    pub connect: Option<String>,
+    pub status: HealthStatus,
+    pub message: Option<String>,
+    pub expires_at_ms: i64,
+    pub heartbeat_interval_seconds: u64,
 }

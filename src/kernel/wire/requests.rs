@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::nodes::NodeRole;
 use super::special::Scalar;
 use crate::base::secret::Secret;
+use crate::registry::lives::Said;
 
 /// Facts by name, each a text, a number, a boolean or null.
 pub type Metadata = BTreeMap<String, Value>;
@@ -41,6 +42,29 @@ pub struct User {
     #[serde(default)]
     #[schema(required = false)]
     pub tags: Vec<String>,
+}
+
+/// A user to be added; in every respect a [`User`].
+#[derive(ToSchema)]
+pub struct UserCreateRequest {
+    /// The panel's id of him.
+    pub id: String,
+    /// His name; for VLESS and VMess it may be the UUID.
+    pub username: String,
+    /// His password; for Trojan and Shadowsocks the credential.
+    pub password: String,
+    /// His quota.
+    #[schema(nullable = false)]
+    pub traffic: Option<TrafficPatch>,
+    /// His limits of speed.
+    #[schema(nullable = false)]
+    pub rate: Option<RatePatch>,
+    /// Further facts.
+    #[schema(value_type = Option<BTreeMap<String, Scalar>>, nullable = false)]
+    pub metadata: Option<Metadata>,
+    /// Words that he is sorted by.
+    #[schema(nullable = false)]
+    pub tags: Option<Vec<String>>,
 }
 
 /// What is to change of a user; what is left out stays.
@@ -276,6 +300,51 @@ pub enum ServiceEventName {
     /// Bytes are to be billed.
     #[schema(rename = "user.traffic.reported")]
     UserTrafficReported,
+}
+
+/// A node that registers itself (`kernel.md`).
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct NodeRegistrationRequest {
+    /// Its id, unlike that of any inbound here.
+    pub id: String,
+    /// What it is for, such as `listener`.
+    pub role: String,
+    /// What it speaks.
+    pub protocol: String,
+    /// Words that it is sorted by.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub tags: Vec<String>,
+    /// For people.
+    pub description: Option<String>,
+    /// Where it listens.
+    pub listen: Option<String>,
+    /// Where it connects to.
+    pub connect: Option<String>,
+    /// Seconds that it lives after a sign of life.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A sign of life (`kernel.md`).
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+pub struct HeartbeatRequest {
+    /// How it is: `healthy` unless it says otherwise.
+    #[schema(value_type = Option<NodeWord>, inline)]
+    pub status: Option<Said>,
+    /// Words, for people.
+    pub message: Option<String>,
+}
+
+/// How a node says that it is.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum NodeWord {
+    /// All is well.
+    Healthy,
+    /// It works, and something is wrong.
+    Degraded,
+    /// It does not work.
+    Unhealthy,
 }
 
 fn secret<'de, D: Deserializer<'de>>(source: D) -> Result<Secret, D::Error> {
