@@ -5,7 +5,6 @@
 //! target that is dead, slow or absurd holds up its own queue only.
 
 pub mod schedule;
-pub mod sign;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +25,10 @@ use crate::base::retry::Backoff;
 use crate::base::said::Said;
 use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::events::outbox::{Next, Outbox};
-use crate::model::delivery::{Fate, Outgoing, Post, PostRequest, TargetId, host_of};
+use crate::model::delivery::{
+    Fate, Outgoing, Post, PostRequest, RETRY_AFTER_MAX, TargetId, host_of,
+};
+use crate::model::sign;
 
 /// A target that has not answered by then is tried again.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
@@ -131,7 +133,7 @@ impl Engine {
     fn wait_for(&self, event: &Outgoing) -> Option<Duration> {
         let due = event.due?;
         let until = Duration::try_from(due.duration_since(self.clock.now())).ok()?;
-        let waits = !until.is_zero() && until <= schedule::RETRY_AFTER_MAX;
+        let waits = !until.is_zero() && until <= RETRY_AFTER_MAX;
         waits.then(|| until.min(NAP))
     }
 

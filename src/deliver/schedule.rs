@@ -7,16 +7,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimeParser;
 
-use crate::model::delivery::{Fate, PostAnswer, Tried};
+use crate::model::delivery::{Fate, PostAnswer, Tried, retry_after};
 
 /// The first pause is up to twice this, and none is shorter.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// No pause of ours is longer.
 pub(super) const PAUSE_MAX: Duration = Duration::from_mins(5);
-/// A target may ask for a longer one: up to this, for it may have meant another unit.
-pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 /// How long one event is tried again, from the first try on.
 const TRIED_FOR: Duration = Duration::from_hours(24);
 /// How often it is tried at least: a clock that steps, or a host that slept, is not a day of trying.
@@ -102,19 +99,6 @@ fn words_of(answer: &PostAnswer) -> String {
         (410, _) => "answered 410: it wants nothing more".to_owned(),
         _ => format!("answered {status}"),
     }
-}
-
-/// What `Retry-After` asks for: seconds, or a date of HTTP.
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
-    let text = text.trim();
-    let asked = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        text.parse().map_or(Duration::MAX, Duration::from_secs)
-    } else {
-        let until = DateTimeParser::new().parse_timestamp(text).ok()?;
-        // A date that is past asks for no pause.
-        Duration::try_from(until.duration_since(now)).unwrap_or_default()
-    };
-    Some(asked.min(RETRY_AFTER_MAX))
 }
 
 #[cfg(test)]

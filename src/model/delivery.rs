@@ -7,12 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
 
 use super::event::{Event, EventId, EventName};
 use crate::base::secret::Secret;
+
+/// A target may ask for a pause of up to this, for it may have meant another unit.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// A target's number, a UUID v7; also the id of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -186,6 +190,61 @@ pub struct PostAnswer {
     pub retry_after: Option<String>,
     /// The host that `Location` names.
     pub location_host: Option<String>,
+}
+
+/// What `Retry-After` asks for: seconds, or a date of HTTP; no more than [`RETRY_AFTER_MAX`].
+pub fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    let asked = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        text.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        let until = DateTimeParser::new().parse_timestamp(text).ok()?;
+        // A date that is past asks for no pause.
+        Duration::try_from(until.duration_since(now)).unwrap_or_default()
+    };
+    Some(asked.min(RETRY_AFTER_MAX))
+}
+
+/// An answer with its body.
+#[derive(Clone)]
+pub struct PostReply {
+    /// Its head.
+    pub answer: PostAnswer,
+    /// Its body, or the beginning of it.
+    pub body: Bytes,
+    /// Whether that is all of it.
+    pub is_whole: bool,
+}
+
+impl fmt::Debug for PostReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostReply")
+            .field("answer", &self.answer)
+            .field("body_bytes", &self.body.len())
+            .field("is_whole", &self.is_whole)
+            .finish()
+    }
+}
+
+/// Why there is no answer, in words fit to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nothing of the body was sent: to repeat it is safe.
+    NotSent(String),
+    /// It may have arrived.
+    Lost(String),
+}
+
+/// Sends what must not be sent twice, and reads the answer. Follows no redirect. Whoever calls sets the
+/// deadline; one who leaves before the end does not know the outcome.
+pub trait PostForAnswer: Send + Sync {
+    /// Comes back with the answer and at most `body_bytes_max` bytes of its body, or with why there is
+    /// none: no secret, and of the address the host at most.
+    fn post_for_answer(
+        &self,
+        request: PostRequest,
+        body_bytes_max: usize,
+    ) -> BoxFuture<'_, Result<PostReply, Unanswered>>;
 }
 
 /// Sends. Follows no redirect; keeps no answer's body. Whoever calls sets the deadline.

@@ -2,6 +2,7 @@
 
 pub mod allowed;
 pub mod around_removal;
+pub mod batch;
 pub mod credentials;
 pub mod cut;
 pub mod delivery;
@@ -14,5 +15,6 @@ pub mod ports;
 pub mod progress;
 pub mod pushed;
 pub mod report;
+pub mod sign;
 pub mod tally;
 pub mod user_list;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::batch::BatchReply;
 use super::desired::InboundKey;
 use super::ids::{NodeId, UserId};
 
@@ -88,6 +89,8 @@ pub enum Answer {
     },
     /// A whole answer came.
     Replied(Reply),
+    /// A whole answer came, of a panel that takes many at once.
+    Batch(BatchReply),
 }
 
 /// A whole answer to a report.

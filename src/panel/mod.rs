@@ -7,6 +7,7 @@ mod calls;
 #[cfg(test)]
 mod calls_tests;
 mod error;
+pub mod kernel;
 mod report;
 #[cfg(test)]
 mod report_tests;
@@ -21,7 +22,7 @@ use reqwest::{Client, ClientBuilder, Response, redirect};
 use url::Url;
 
 use crate::base::clock::Clock;
-use crate::config::Panel;
+use crate::config::{Panel, Proxy};
 use crate::model::ids::NodeId;
 use crate::model::tally::Calls;
 use crate::model::user_list::UserList;
@@ -58,13 +59,15 @@ pub enum Allowed {
 impl PanelClient {
     /// A client that asks the configured panel. Fails when the system's certificates cannot be loaded.
     pub fn new(config: Panel) -> Result<Self, String> {
-        let http = builder(&config).and_then(ClientBuilder::build);
+        let http = builder(config.timeout, config.proxy.as_ref()).and_then(ClientBuilder::build);
         Self::with(http, config)
     }
 
     /// A client that reports to it; not for questions, which may be repeated.
     pub fn for_reports(config: Panel) -> Result<Self, String> {
-        let http = builder(&config).and_then(|builder| report::client(builder, &config));
+        let timeout = config.timeout;
+        let http = builder(timeout, config.proxy.as_ref())
+            .and_then(|builder| report::client(builder, timeout));
         Self::with(http, config)
     }
 
@@ -191,14 +194,14 @@ impl PanelClient {
 }
 
 /// What polls and reports have in common.
-fn builder(config: &Panel) -> reqwest::Result<ClientBuilder> {
+fn builder(timeout: Duration, proxy: Option<&Proxy>) -> reqwest::Result<ClientBuilder> {
     let builder = Client::builder()
-        .timeout(config.timeout)
+        .timeout(timeout)
         .redirect(redirect::Policy::none())
         .pool_idle_timeout(IDLE_MAX)
         .user_agent(concat!("xray-agent/", env!("CARGO_PKG_VERSION")))
         .no_proxy();
-    match &config.proxy {
+    match proxy {
         Some(proxy) => Ok(builder.proxy(reqwest::Proxy::all(proxy.0.clone())?)),
         None => Ok(builder),
     }

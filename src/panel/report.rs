@@ -15,7 +15,6 @@ use url::Url;
 use super::error::Reason;
 use super::{PanelClient, PanelError, answer, body, redirected, retry_after};
 use crate::base::handover::{self, Handover};
-use crate::config::Panel;
 use crate::model::report::{Answer, Envelope, Reply, Report, ReportId};
 
 /// Longest wait for a connection: a host that swallows packets must not use up the time of the
@@ -38,9 +37,9 @@ struct Wire {
 ///
 /// HTTP/1.1 only: a server ends such a connection with an answer that says so. On HTTP/2 it does so at
 /// any time (nginx: after every 1000 requests), and reports under way are in doubt, all at once.
-pub(super) fn client(builder: ClientBuilder, config: &Panel) -> reqwest::Result<Client> {
+pub(super) fn client(builder: ClientBuilder, timeout: Duration) -> reqwest::Result<Client> {
     builder
-        .connect_timeout((config.timeout / 2).min(CONNECT_TIMEOUT_MAX))
+        .connect_timeout((timeout / 2).min(CONNECT_TIMEOUT_MAX))
         .http1_only()
         .retry(retry::never())
         .build()

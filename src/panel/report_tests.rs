@@ -294,7 +294,7 @@ async fn a_connection_that_the_panel_closed_while_idle_loses_nothing() {
                 closed.recv_timeout(LONG).unwrap();
             }
             Answer::NotSent { .. } => {}
-            Answer::Lost { why } => panic!("after {replies}: {why}"),
+            other => panic!("after {replies}: {other:?}"),
         }
     }
     assert_eq!(requests.try_iter().count(), replies);

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::classify_batch::classify_batch;
 use crate::model::report::{Answer, Envelope, Reply};
 
 /// What is to be done with a report after its answer.
@@ -43,6 +44,7 @@ pub fn classify(answer: &Answer) -> Verdict {
         },
         Answer::Lost { why } => Verdict::Unknown { why: why.clone() },
         Answer::Replied(reply) => of_reply(reply),
+        Answer::Batch(reply) => classify_batch(reply),
     }
 }
 

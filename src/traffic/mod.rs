@@ -5,6 +5,7 @@
 pub mod account;
 pub mod baselines;
 pub mod classify;
+pub mod classify_batch;
 mod collector;
 pub mod connections;
 pub mod delta;
@@ -12,10 +13,12 @@ pub mod engine;
 pub mod forms;
 pub mod identity;
 mod kernel;
+pub mod kernel_sink;
 pub mod ledger;
 mod link;
 pub mod pace;
 pub mod receivers;
+pub mod records;
 mod reporter;
 #[cfg(test)]
 mod reporter_tests;

@@ -36,6 +36,8 @@ mod http;
 mod http_stage;
 mod installing;
 mod kernel;
+mod kernel_sinks;
+mod kernel_stage;
 mod kick;
 mod kick_limits;
 mod kick_rare;
