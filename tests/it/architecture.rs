@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 53] = [
+const PURE: [&str; 58] = [
     "app/doctor/members.rs",
     "app/doctor/xray_file.rs",
     "app/doctor/xray_text.rs",
@@ -88,6 +88,11 @@ const PURE: [&str; 53] = [
     "deliver/schedule.rs",
     "model/sign.rs",
     "model/delivery.rs",
+    "kernel/streams/message.rs",
+    "kernel/streams/origin.rs",
+    "kernel/streams/patch.rs",
+    "kernel/streams/query.rs",
+    "kernel/streams/snapshot.rs",
 ];
 
 /// What a pure file does not mention.

@@ -72,6 +72,8 @@ mod sources;
 mod stage;
 mod status;
 mod stops;
+mod streams;
+mod streams_stage;
 mod support;
 mod task_faults;
 mod traffic;
