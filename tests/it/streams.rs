@@ -28,6 +28,8 @@ const EVENTS: u64 = 10_000;
 /// Events that are told at once, and after how many of them the agent is started anew.
 const AT_ONCE: u64 = 50;
 const LIFE: u64 = 2_500;
+/// Streams at once, over all listeners.
+const STREAMS_MAX: usize = 256;
 /// Streams end so soon after a stop.
 const STREAMS_END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -277,6 +279,45 @@ async fn what_a_client_says_is_passed_over_unless_it_is_too_much() -> Result<()>
     }
     ensure!(closed_with(&mut ws).await? == CloseCode::Policy);
     Ok(())
+}
+
+#[tokio::test]
+async fn a_websocket_that_nobody_serves_is_closed_with_the_word_to_come_back() -> Result<()> {
+    let mut place = place()?;
+    place.serves_sockets = false;
+    let life = place.start().await?;
+    let mut ws = place.ws("/v1/events/ws").await?;
+    ensure!(closed_with(&mut ws).await? == CloseCode::Again);
+    drop(ws);
+    eventually("it is not counted", LONG, async || life.streams.open() == 0).await
+}
+
+#[tokio::test]
+async fn there_are_so_many_streams_and_one_that_ends_makes_room() -> Result<()> {
+    let place = place()?;
+    let life = place.start().await?;
+    let host = place.address;
+    let head = format!("GET /v1/events/stream HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    let mut open = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let mut stream = TcpStream::connect(host).await?;
+        stream.write_all(head.as_bytes()).await?;
+        open.push(stream);
+    }
+    let is_full = async || life.streams.open() == STREAMS_MAX;
+    eventually("all are open", LONG, is_full).await?;
+    let close = head.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    let said = ask(TcpStream::connect(host).await?, &close).await?;
+    let words: Value = serde_json::from_str(body(&said))?;
+    ensure!(
+        status(&said) == 503 && words["code"] == "UNAVAILABLE",
+        "{said}"
+    );
+    open.pop();
+    eventually("there is room again", LONG, async || {
+        place.ws("/v1/events/ws").await.is_ok()
+    })
+    .await
 }
 
 async fn closed_with(ws: &mut Ws) -> Result<CloseCode> {

@@ -54,6 +54,8 @@ pub struct Place {
     pub address: SocketAddr,
     pub bounds: Bounds,
     pub snapshots: Arc<dyn Snapshots>,
+    /// Whether the task of WebSockets runs.
+    pub serves_sockets: bool,
 }
 
 /// A life of the agent.
@@ -71,6 +73,7 @@ impl Place {
             address: ([127, 0, 0, 1], free_port()?).into(),
             bounds,
             snapshots,
+            serves_sockets: true,
         })
     }
 
@@ -94,9 +97,11 @@ impl Place {
         tasks.task("http", Kind::Essential, move |shutdown, _| {
             listener.clone().run(shutdown, || {})
         });
-        tasks.task("streams", Kind::Essential, move |shutdown, _| {
-            serving.clone().run(shutdown)
-        });
+        if self.serves_sockets {
+            tasks.task("streams", Kind::Essential, move |shutdown, _| {
+                serving.clone().run(shutdown)
+            });
+        }
         let (stop, stopped) = oneshot::channel();
         let mut running = JoinSet::new();
         running.spawn(supervisor.run(async { drop(stopped.await) }, GRACE));

@@ -176,7 +176,8 @@ impl Room {
         let (snapshots, cut) = (Arc::clone(&self.snapshots), self.cut.clone());
         async move {
             // A panic here would be one of every reader.
-            let told = AssertUnwindSafe(snapshots.snapshot(&cut)).catch_unwind();
+            let told = async { snapshots.snapshot(&cut).await };
+            let told = AssertUnwindSafe(told).catch_unwind();
             let Ok(Ok(mut snapshot)) = timeout(SNAPSHOT_TAKES, told).await else {
                 error!("the status could not be told to streams: it panicked or took too long");
                 return None;

@@ -25,6 +25,8 @@ struct Counting {
     asked: AtomicUsize,
     /// Asked so often, it never answers again.
     silent_from: Option<usize>,
+    /// Asked for so many times, it panics once.
+    panics_at: Option<usize>,
     /// Bytes of padding.
     padding: AtomicUsize,
 }
@@ -35,6 +37,7 @@ impl Snapshots for Counting {
         if self.silent_from.is_some_and(|from| asked >= from) {
             return pending().boxed();
         }
+        assert_ne!(self.panics_at, Some(asked), "of a snapshot");
         // What changes, what comes and goes, and what is null.
         let mut snapshot = json!({
             "n": asked,
@@ -230,6 +233,24 @@ async fn a_snapshot_that_never_comes_delays_nothing_but_itself() {
     let asked = query.asked(&http::HeaderMap::new()).unwrap();
     let refused = Source::of_status(&world.rooms, &world.bus, asked).await;
     assert!(refused.is_err(), "begun without a snapshot");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_panics_costs_its_turn_and_no_reader() {
+    let world = World::new(Counting {
+        panics_at: Some(2),
+        ..Counting::default()
+    });
+    let query = json!({"mode": "diff"});
+    let mut readers = [world.status(query.clone()).await, world.status(query).await];
+    for n in [1, 3] {
+        for told in join_all(readers.iter_mut().map(message)).await {
+            let mut known = json!({});
+            take(&mut known, &told);
+            assert_eq!(known["n"], n, "{told}");
+        }
+    }
+    assert_eq!(world.asked(), 3);
 }
 
 #[tokio::test(start_paused = true)]
