@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use futures_util::SinkExt;
-use futures_util::future::{BoxFuture, join_all, ready, try_join_all};
+use futures_util::future::{BoxFuture, ready, try_join_all};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -25,8 +25,7 @@ use crate::support::LONG;
 
 /// Events of the test of resumption.
 const EVENTS: u64 = 10_000;
-/// Events that are told at once, and after how many of them the agent is started anew.
-const AT_ONCE: u64 = 50;
+/// After so many of them the agent is started anew.
 const LIFE: u64 = 2_500;
 /// Streams at once, over all listeners.
 const STREAMS_MAX: usize = 256;
@@ -449,17 +448,12 @@ impl Returning {
     }
 }
 
+/// One after the other: who tells several at once does not say which is first.
 async fn tell_all(place: &Place, mut life: Life) -> Result<Life> {
-    for first in (0..EVENTS).step_by(usize::try_from(AT_ONCE)?) {
-        let several = (first..first + AT_ONCE).map(|n| json!({ "n": n }));
-        let several: Vec<_> = several.collect();
-        let told = several
-            .iter()
-            .map(|n| life.publish(EventName::UsersSynced, n));
-        for told in join_all(told).await {
-            told?;
-        }
-        if (first + AT_ONCE).is_multiple_of(LIFE) {
+    for n in 0..EVENTS {
+        life.publish(EventName::UsersSynced, &json!({ "n": n }))
+            .await?;
+        if (n + 1).is_multiple_of(LIFE) {
             ensure!(life.stop().await? == Ended::Stopped);
             life = place.start().await?;
         }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::future::{BoxFuture, ready, try_join_all};
+use futures_util::future::{BoxFuture, ready};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -50,8 +50,8 @@ const STUCK_EACH: usize = 4;
 /// Bytes of an event's payload, and of a snapshot: near to the largest that is told.
 const EVENT_BYTES: usize = 64 << 10;
 const SNAPSHOT_BYTES: usize = 350 << 10;
-/// Events that are told at once; the bus remembers 4 MiB.
-const AT_ONCE: u64 = 8;
+/// Events that are told in a row; the bus remembers 4 MiB.
+const IN_A_ROW: u64 = 8;
 /// Events to settle what each reader takes, and then beside those that are stuck: more than fits into
 /// all buffers, by far.
 const FIRST: u64 = 80;
@@ -110,19 +110,18 @@ impl Readers {
         Ok(readers)
     }
 
-    /// Tells these events, some at once, and waits until each reader has heard them; the longest wait.
+    /// Tells these events, some in a row, and waits until each reader has heard them; the longest wait.
     async fn tell(&mut self, life: &Life, from: u64, to: u64) -> Result<Duration> {
         let text = "x".repeat(EVENT_BYTES);
         let mut longest = Duration::ZERO;
-        for first in (from..to).step_by(usize::try_from(AT_ONCE)?) {
-            let several: Vec<_> = (first..first + AT_ONCE)
-                .map(|n| json!({"n": n, "text": text}))
-                .collect();
-            let told = several.iter();
-            try_join_all(told.map(|it| life.publish(EventName::UsersSynced, it))).await?;
+        for first in (from..to).step_by(usize::try_from(IN_A_ROW)?) {
+            for n in first..first + IN_A_ROW {
+                let event = json!({"n": n, "text": text});
+                life.publish(EventName::UsersSynced, &event).await?;
+            }
             let told = Instant::now();
             eventually("all have heard it", LONG, async || {
-                let all = |heard: &AtomicU64| heard.load(Ordering::Relaxed) == first + AT_ONCE;
+                let all = |heard: &AtomicU64| heard.load(Ordering::Relaxed) == first + IN_A_ROW;
                 self.heard.iter().all(all)
             })
             .await
@@ -197,7 +196,7 @@ async fn sixteen_stuck_readers_cost_1_mib_each_at_most_and_the_others_wait_for_n
         life.streams.open() == QUICK
     })
     .await?;
-    readers.tell(&life, ALL, ALL + AT_ONCE).await?;
+    readers.tell(&life, ALL, ALL + IN_A_ROW).await?;
     let most = usize::try_from(ALL)? * EVENT_BYTES / 4;
     for mut stream in stuck {
         let mut rest = Vec::new();
