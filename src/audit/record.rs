@@ -69,7 +69,7 @@ pub struct Entry {
 impl Entry {
     /// What is kept of a change at this moment.
     pub(super) fn new(record: Record, timestamp_ms: i64) -> Self {
-        let metadata = record.metadata.iter().take(METADATA_MAX);
+        let metadata = record.metadata.into_iter().take(METADATA_MAX);
         Self {
             id: Uuid::now_v7(),
             timestamp_ms,
@@ -81,7 +81,7 @@ impl Entry {
             success: record.success,
             detail: record.detail.as_deref().map(detail),
             metadata: metadata
-                .map(|(key, value)| (name(key), detail(value)))
+                .map(|(key, value)| (name(&key), detail(&value)))
                 .collect(),
         }
     }

@@ -189,8 +189,8 @@ fn names(folder: &Path) -> Vec<String> {
             return Vec::new();
         }
     };
-    let named = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<_> = named.filter(|name| name.ends_with(SUFFIX)).collect();
+    let texts = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<_> = texts.filter(|name| name.ends_with(SUFFIX)).collect();
     names.sort();
     names.truncate(FILES_MAX);
     names
@@ -255,7 +255,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         // By size and time it is as it was.
         put(&folder, "geoip.dat", "xyz", 1_000);
-        assert_eq!(providers.list().await, [first.clone()]);
+        assert_eq!(providers.list().await.remove(0), first);
         let asked = providers.refresh("geoip.dat").await.unwrap();
         assert_ne!(asked.checksum, first.checksum);
         assert_eq!(asked.last_attempt_unix_ms, Some(2_001_000));

@@ -70,8 +70,10 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Rules<C: Clock> {
     clock: C,
-    table: RwLock<BTreeMap<(Scope, String), Arc<Rule<C>>>>,
+    table: RwLock<Table<C>>,
 }
+
+type Table<C> = BTreeMap<(Scope, String), Arc<Rule<C>>>;
 
 type Limiter<C> =
     RateLimiter<Arc<str>, HashMapStateStore<Arc<str>>, C, NoOpMiddleware<<C as Clock>::Instant>>;

@@ -173,13 +173,11 @@ async fn remove(
 ) -> Result<StatusCode, Refusal> {
     let Query(Which { scope, key }) = which.map_err(|e| Refusal::bad_request(e.body_text()))?;
     let removed = limits.remove(scope, &key).await;
-    match removed.map_err(|e| Refusal::unavailable("the limit cannot be removed", &e))? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => {
-            let message = format!("no limit is set for this {}; GET lists all", scope.word());
-            Err(Refusal::not_found(message))
-        }
+    if removed.map_err(|e| Refusal::unavailable("the limit cannot be removed", &e))? {
+        return Ok(StatusCode::NO_CONTENT);
     }
+    let message = format!("no limit is set for this {}; GET lists all", scope.word());
+    Err(Refusal::not_found(message))
 }
 
 #[cfg(test)]

@@ -1,22 +1,41 @@
 //! The routes and layers together, asked as a panel asks.
 
+use std::sync::Arc;
+
 use axum::body::{Body, to_bytes};
 use axum::middleware::from_fn_with_state;
 use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-use super::{audit, interfaces, providers, rate_limits};
+use super::export::document::Contents;
+use super::export::{Export, Exported};
+use super::{audit, export, interfaces, providers, rate_limits};
 use crate::audit::{Audit, Retention};
 use crate::base::clock::Clock;
 use crate::host::geo::Providers;
 use crate::http::Identity;
 use crate::http::limits_by_rule::RateLimits;
 use crate::store::{Reader, agent};
+
+/// What runs in these tests.
+struct Runs;
+
+impl Exported for Runs {
+    fn contents(&self) -> BoxFuture<'_, Contents> {
+        let contents = Contents {
+            protocols: vec![json!({ "id": "a" }), json!({ "id": "b" })],
+            users: vec![json!({ "id": "1", "username": "ann", "password": "canary" })],
+            api: json!({ "listen": "127.0.0.1:1", "secret_key": "canary" }),
+        };
+        Box::pin(async { contents })
+    }
+}
 
 struct Stage {
     folder: TempDir,
@@ -34,10 +53,14 @@ impl Stage {
         let limits = RateLimits::start(store).await;
         let recording = audit::Recording::new(audit.clone(), "http", audit::action);
         let geo = Providers::new(Some(folder.path().to_owned()), clock);
+        let exports = folder.path().join("exports");
+        std::fs::create_dir(&exports).unwrap();
+        let export = Export::new(Arc::new(Runs), Some(exports));
         let (router, _) = audit::routes::<()>(audit.clone())
             .merge(rate_limits::routes(limits.clone()))
             .merge(interfaces::routes())
             .merge(providers::routes(geo))
+            .merge(export::routes(export))
             .layer(from_fn_with_state(recording, audit::recorded))
             .layer(from_fn_with_state(limits, rate_limits::limited))
             .split_for_parts();
@@ -252,4 +275,63 @@ async fn the_host_is_shown_as_the_contract_says() {
         .ask("POST", "/v1/rules/providers/..%2Fx/refresh", Value::Null)
         .await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn an_export_is_written_where_it_may_be_and_holds_no_secret() {
+    let stage = Stage::new().await;
+    let asked = json!({
+        "path": "a.yaml", "format": "yaml", "include_users": true, "include_api": true,
+        "protocol_ids": ["a"], "version_label": "mine", "resolve_providers": true,
+    });
+    let (status, written) = stage.ask("POST", "/v1/export", asked.clone()).await;
+    let path = stage
+        .folder
+        .path()
+        .canonicalize()
+        .unwrap()
+        .join("exports/a.yaml");
+    let expected = json!({
+        "path": path, "protocols": 1, "version": "mine", "users": 1, "api": true,
+        "filters": { "protocols": ["a"] },
+    });
+    assert_eq!((status, written), (StatusCode::OK, expected));
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("ann") && !text.contains("canary"), "{text}");
+    let document: Value = serde_json::from_str(text.strip_prefix("---").unwrap()).unwrap();
+    assert_eq!(document["protocols"], json!([{ "id": "a" }]));
+    let (status, refusal) = stage.ask("POST", "/v1/export", asked.clone()).await;
+    assert_eq!(
+        (status, &refusal["code"]),
+        (StatusCode::CONFLICT, &json!("CONFLICT"))
+    );
+    let mut again = asked;
+    again["allow_overwrite"] = true.into();
+    assert_eq!(
+        stage.ask("POST", "/v1/export", again).await.0,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn an_export_that_leads_elsewhere_is_refused() {
+    let stage = Stage::new().await;
+    for asked in [
+        Value::Null,
+        json!({}),
+        json!({ "path": "../agent.db", "allow_overwrite": true }),
+        json!({ "path": "/tmp/x.yaml" }),
+        json!({ "path": "a.xml", "format": "xml" }),
+    ] {
+        let (status, refusal) = stage.ask("POST", "/v1/export", asked.clone()).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{asked}");
+        assert_eq!(refusal["code"], "BAD_REQUEST", "{asked}");
+    }
+    let (router, _) = export::routes::<()>(Export::new(Arc::new(Runs), None)).split_for_parts();
+    let request = Request::post("/v1/export").header("content-type", "application/json");
+    let request = request.body(Body::from(r#"{"path":"a.json"}"#)).unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("kernel.export_dir"));
 }
