@@ -1,5 +1,7 @@
 //! What the control socket answers: what the command line asks of the running agent.
 
+mod changes;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -11,18 +13,20 @@ use super::outbox;
 use super::reload::Reloads;
 use super::run::HANGS_AFTER;
 use super::running::Running;
+use crate::audit::Audit;
 use crate::base::files::FileError;
 use crate::base::supervise::{Heartbeat, Kind, Shutdown, Supervisor, TaskBoard};
 use crate::config::Config;
-use crate::control::{Call, Handler, Server};
+use crate::control::{Call, Caller, Handler, Server};
 use crate::metrics::Format;
 
-/// Opens the socket of the state folder, and has it served.
+/// Opens the socket of the state folder, and has it served. What changes something is told to `audit`.
 pub(super) fn add(
     config: &Config,
     running: &Running,
     meter: Meter,
     reloads: Reloads,
+    audit: Option<Audit>,
     supervisor: &mut Supervisor,
 ) -> Result<(), FileError> {
     let handler: Arc<dyn Handler> = Arc::new(Control {
@@ -31,6 +35,7 @@ pub(super) fn add(
         board: supervisor.board(),
         meter,
         reloads,
+        audit,
     });
     let server = Arc::new(Server::bind(&config.state_dir, handler)?);
     let make = move |mut shutdown: Shutdown, heartbeat: Heartbeat| {
@@ -54,48 +59,59 @@ struct Control {
     board: TaskBoard,
     meter: Meter,
     reloads: Reloads,
+    audit: Option<Audit>,
 }
 
 impl Handler for Control {
-    fn answer(&self, call: Call) -> BoxFuture<'_, Value> {
+    fn answer(&self, call: Call, caller: Caller) -> BoxFuture<'_, Value> {
         Box::pin(async move {
-            match call {
-                Call::Sync { force } => {
-                    let sync = self.running.now().sync;
-                    json!({ "nodes": sync.sync(false, force).await })
-                }
-                Call::Status {} => self.status(),
-                Call::Metrics { openmetrics } => {
-                    let format = if openmetrics {
-                        Format::OpenMetrics
-                    } else {
-                        Format::Text
-                    };
-                    let exposition = self.meter.exposition(format).await;
-                    json!({ "content_type": exposition.content_type, "body": exposition.body })
-                }
-                Call::Kick { user } => {
-                    let sync = self.running.now().sync;
-                    json!({ "inbounds": sync.kick_user(user).await })
-                }
-                Call::Reload {} => match self.reloads.reload().await {
-                    Ok(reloaded) => json!({ "reloaded": reloaded }),
-                    Err(why) => json!({ "error": why }),
-                },
-                Call::Outbox {}
-                | Call::OutboxGivenUp { .. }
-                | Call::OutboxReplay { .. }
-                | Call::OutboxEnable { .. } => match self.running.now().agent_store {
-                    Some(store) => outbox::answer(store.events.outbox(), call).await,
-                    None => json!({ "error": "no events are kept here" }),
-                },
-                Call::Collect {} | Call::Decide { .. } => self.of_traffic(call).await,
+            let answer = self.carry_out(call).await;
+            if let Some(audit) = &self.audit
+                && let Some(change) = changes::record(call, caller, &answer)
+            {
+                audit.record(change);
             }
+            answer
         })
     }
 }
 
 impl Control {
+    async fn carry_out(&self, call: Call) -> Value {
+        match call {
+            Call::Sync { force } => {
+                let sync = self.running.now().sync;
+                json!({ "nodes": sync.sync(false, force).await })
+            }
+            Call::Status {} => self.status(),
+            Call::Metrics { openmetrics } => {
+                let format = if openmetrics {
+                    Format::OpenMetrics
+                } else {
+                    Format::Text
+                };
+                let exposition = self.meter.exposition(format).await;
+                json!({ "content_type": exposition.content_type, "body": exposition.body })
+            }
+            Call::Kick { user } => {
+                let sync = self.running.now().sync;
+                json!({ "inbounds": sync.kick_user(user).await })
+            }
+            Call::Reload {} => match self.reloads.reload().await {
+                Ok(reloaded) => json!({ "reloaded": reloaded }),
+                Err(why) => json!({ "error": why }),
+            },
+            Call::Outbox {}
+            | Call::OutboxGivenUp { .. }
+            | Call::OutboxReplay { .. }
+            | Call::OutboxEnable { .. } => match self.running.now().agent_store {
+                Some(store) => outbox::answer(store.events.outbox(), call).await,
+                None => json!({ "error": "no events are kept here" }),
+            },
+            Call::Collect {} | Call::Decide { .. } => self.of_traffic(call).await,
+        }
+    }
+
     async fn of_traffic(&self, call: Call) -> Value {
         let Some(traffic) = self.running.now().traffic else {
             return json!({ "error": "traffic is not counted here" });

@@ -173,7 +173,7 @@ fn add_surfaces(
         scheduler: None,
     };
     super::http::add(config, surfaces, running, meter.clone(), supervisor);
-    super::control::add(config, running, meter, reloads.clone(), supervisor)?;
+    super::control::add(config, running, meter, reloads.clone(), None, supervisor)?;
     service_manager::add(running, supervisor);
     let file = origin.sources.file_in_use();
     let reloads = reloads.clone();

@@ -4,6 +4,7 @@
 mod client;
 mod server;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,23 @@ pub enum Call {
     },
 }
 
+/// Who is at the other end, as the kernel tells (`SO_PEERCRED`). Prints as `uid:0`, or `local` where it
+/// does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user's number.
+    pub uid: Option<u32>,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.uid {
+            Some(uid) => write!(f, "uid:{uid}"),
+            None => f.write_str("local"),
+        }
+    }
+}
+
 /// Where the socket of a state folder is.
 pub fn socket_in(state_dir: &Path) -> PathBuf {
     state_dir.join("control.sock")
@@ -100,8 +118,8 @@ mod tests {
     struct Echo;
 
     impl Handler for Echo {
-        fn answer(&self, call: Call) -> futures_util::future::BoxFuture<'_, Value> {
-            Box::pin(async move { json!({ "was": call }) })
+        fn answer(&self, call: Call, caller: Caller) -> futures_util::future::BoxFuture<'_, Value> {
+            Box::pin(async move { json!({ "was": call, "of": caller.to_string() }) })
         }
     }
 
@@ -120,6 +138,8 @@ mod tests {
         let asked = async {
             let answer = call(&deep, Call::Sync { force: true }).await.unwrap();
             assert_eq!(answer["was"], json!({"call": "sync", "force": true}));
+            let own = rustix::process::geteuid().as_raw();
+            assert_eq!(answer["of"], format!("uid:{own}"));
         };
         tokio::select! {
             () = asked => {}

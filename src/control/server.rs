@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-use super::{Call, QUESTION_BYTES_MAX, reachable, socket_in};
+use super::{Call, Caller, QUESTION_BYTES_MAX, reachable, socket_in};
 use crate::base::files::FileError;
 
 /// A client has this long to ask.
@@ -31,7 +31,7 @@ const CONVERSATIONS_MAX: usize = 32;
 /// Answers calls.
 pub trait Handler: Send + Sync {
     /// Answers one call; may take as long as a pass does.
-    fn answer(&self, call: Call) -> BoxFuture<'_, Value>;
+    fn answer(&self, call: Call, caller: Caller) -> BoxFuture<'_, Value>;
 }
 
 /// A bound socket.
@@ -77,13 +77,14 @@ impl Server {
     }
 
     async fn converse(&self, stream: UnixStream) {
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
         let (read, mut write) = stream.into_split();
         let mut line = Vec::new();
         let mut limited = BufReader::new(read.take(QUESTION_BYTES_MAX as u64));
         let asked = timeout(QUESTION_TAKES, limited.read_until(b'\n', &mut line)).await;
         let answer = match asked {
             Ok(Ok(_)) => match serde_json::from_slice::<Call>(&line) {
-                Ok(call) => self.handler.answer(call).await,
+                Ok(call) => self.handler.answer(call, Caller { uid }).await,
                 Err(error) => json!({ "error": format!("not a call: {error}") }),
             },
             Ok(Err(_)) | Err(_) => json!({ "error": "no call within 5 s" }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use xray_agent::control::{Call, Handler, Server};
+use xray_agent::control::{Call, Caller, Handler, Server};
 use xray_agent::traffic::ledger::{Whose, file};
 use xray_agent::traffic::receivers::REPORT_TRAFFIC;
 use xray_agent::traffic::status::{SinkStatus, TrafficStatus, XrayTraffic};
@@ -359,7 +359,7 @@ fn stands(error: Option<&str>) -> TrafficStatus {
 }
 
 impl Handler for Agent {
-    fn answer(&self, call: Call) -> BoxFuture<'_, Value> {
+    fn answer(&self, call: Call, _: Caller) -> BoxFuture<'_, Value> {
         Box::pin(async move {
             match call {
                 Call::Status {} => json!({ "traffic": stands(None) }),
