@@ -12,6 +12,7 @@ mod chaos_campaign;
 
 mod access;
 mod architecture;
+mod audit;
 mod backlog;
 mod brake;
 mod chaos;
