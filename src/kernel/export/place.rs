@@ -104,7 +104,7 @@ impl Folder {
         let (Some(above), Some(name)) = (place.parent(), place.file_name()) else {
             return refused("names no file");
         };
-        if path.ends_with(['/', '.']) && !path.ends_with(|c: char| c.is_alphanumeric()) {
+        if path.ends_with('/') || path.ends_with("/.") {
             return refused("names a folder");
         }
         let (Ok(folder), Ok(above)) = (self.path.canonicalize(), above.canonicalize()) else {
