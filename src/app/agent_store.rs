@@ -58,7 +58,7 @@ impl AgentStore {
             file: agent::file(&config.state_dir),
             clock,
         };
-        opened.tell_panel(panel_of(config)).await;
+        opened.tell_panel(config).await;
         Ok(opened)
     }
 
@@ -81,15 +81,15 @@ impl AgentStore {
     /// Another configuration is in force.
     pub(super) async fn reconfigure(&self, config: &Config) {
         self.courier.exchange(own(config), Vec::new());
-        self.tell_panel(panel_of(config)).await;
+        self.tell_panel(config).await;
     }
 
-    /// Has this panel told of nodes, and no other.
-    async fn tell_panel(&self, panel: Option<KernelPanel>) {
-        let wanted = panel.iter().map(KernelPanel::wanted).collect();
+    /// Has the panel that the configuration names told of nodes, and no other.
+    pub(super) async fn tell_panel(&self, config: &Config) {
+        let wanted = panel_of(config).iter().map(KernelPanel::wanted).collect();
         let configured = self.events.outbox().configure(panel::OWNER, wanted);
         if let Err(e) = configured.await {
-            warn!("who is told of nodes stays as it was until the next reload: {e}");
+            warn!("which panel is told of nodes stays as it was: {e}");
         }
     }
 

@@ -78,6 +78,8 @@ async fn look_at_inbounds(store: &AgentStore, config: &Arc<Config>, nodes: &[Nod
         if let Err(e) = store.registry.manage(all.collect()).await {
             return debug!("which inbounds there are cannot be written down: {e}");
         }
+        // A file that was begun anew knows nothing of the panel, either.
+        store.tell_panel(config).await;
     }
     for (node, inbound) in managed {
         let Some(status) = status_of(nodes, node, inbound) else {

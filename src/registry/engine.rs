@@ -18,6 +18,7 @@ use super::inbounds::{Inbound, Look, Managed};
 use super::lives::{Change, Lease, Lives, NODES_MAX, Node, Refused, Registered, Said, What};
 use super::{rows, telling};
 use crate::base::clock::Clock;
+use crate::base::redact;
 use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::events::Events;
 use crate::model::health::Thresholds;
@@ -28,12 +29,20 @@ const NAP: Duration = Duration::from_secs(20);
 /// The shortest pause between two looks at who is silent: a look is a transaction.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 
+/// Of what a node says of itself so much is kept, as JSON: all of it is held in memory and shown.
+const NODE_BYTES_MAX: usize = 4 << 10;
+/// Characters of a node's last words.
+const WORDS_CHARS_MAX: usize = 300;
+
 /// Why a registration is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The id is that of a managed inbound.
     #[error("{0} is the id of an inbound that this agent manages; register under another")]
     Managed(String),
+    /// It says too much.
+    #[error("a node takes at most {NODE_BYTES_MAX} bytes to describe; shorten tags or description")]
+    TooLong,
     /// The node is not known, or one too many.
     #[error(transparent)]
     Refused(#[from] Refused),
@@ -83,6 +92,9 @@ impl Handle {
 
     /// Takes a node in, or takes what one says of himself now.
     pub async fn register(&self, node: Node) -> Result<Lease, RegistryError> {
+        if serde_json::to_vec(&node).map_or(0, |text| text.len()) > NODE_BYTES_MAX {
+            return Err(RegistryError::TooLong);
+        }
         let (registry, now) = (self.0.clone(), self.0.clock.now());
         let write = move |work: &Work<'_>| {
             if rows::is_managed(work, &node.id)? {
@@ -104,13 +116,14 @@ impl Handle {
         self.0.store().write("register", write).await?
     }
 
-    /// Takes a node's sign of life.
+    /// Takes a node's sign of life. Of a message one line of harmless characters is kept.
     pub async fn heartbeat(
         &self,
         id: &str,
         said: Said,
         message: Option<String>,
     ) -> Result<Lease, RegistryError> {
+        let message = message.map(|words| redact::line(&words, WORDS_CHARS_MAX));
         let (registry, now, id) = (self.0.clone(), self.0.clock.now(), id.to_owned());
         let write = move |work: &Work<'_>| {
             let mut lives = Lives::new(rows::node(work, &id)?, registry.thresholds);

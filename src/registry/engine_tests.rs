@@ -207,3 +207,51 @@ async fn what_became_of_an_inbound_while_the_agent_was_down_is_told_at_the_first
     run.looked("a", 0).await;
     assert_eq!(run.told(), ["node_healthy a"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_says_too_much_is_refused_and_its_last_words_are_cut() {
+    let folder = folder();
+    let run = Run::begin(folder.path(), 0).await;
+    let long = Node {
+        tags: vec!["x".repeat(5_000)],
+        ..node("a")
+    };
+    let refused = run.registry.register(long).await;
+    assert!(matches!(refused, Err(RegistryError::TooLong)));
+    run.registry.register(node("a")).await.unwrap();
+    let words = Some("words\n".repeat(1_000));
+    let heard = run.registry.heartbeat("a", Said::Degraded, words).await;
+    heard.unwrap();
+    let message = run.registry.list()[0].message.clone().unwrap();
+    assert!(
+        message.len() < 1_000 && !message.contains('\n'),
+        "{message}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn signs_of_life_that_come_together_are_all_taken() {
+    let folder = folder();
+    let mut run = Run::begin(folder.path(), 0).await;
+    let ids: Vec<_> = (0..50).map(|n| format!("node-{n:02}")).collect();
+    let registrations = ids.iter().map(|id| run.registry.register(node(id)));
+    for taken in futures_util::future::join_all(registrations).await {
+        taken.unwrap();
+    }
+    let unwell = ids
+        .iter()
+        .map(|id| run.registry.heartbeat(id, Said::Unhealthy, None));
+    for taken in futures_util::future::join_all(unwell).await {
+        taken.unwrap();
+    }
+    let told = run.told();
+    assert_eq!(told.len(), 100);
+    for id in &ids {
+        let of_node: Vec<_> = told.iter().filter(|it| it.ends_with(id.as_str())).collect();
+        let right = [format!("node_added {id}"), format!("node_unhealthy {id}")];
+        assert_eq!(of_node, right.iter().collect::<Vec<_>>());
+    }
+    let shown = run.registry.list();
+    assert!(shown.iter().all(|node| node.health.word() == "unhealthy"));
+    assert_eq!(shown.len(), 50);
+}

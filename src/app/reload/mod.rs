@@ -150,6 +150,11 @@ impl Reloader {
     pub(super) async fn reload(&mut self) -> Result<Reloaded, String> {
         let outcome = self.try_to_reload().await;
         let outcome = outcome.map_err(|refused| refused.to_string());
+        // Before anybody else can know of it: whoever reads the log takes the reload for over.
+        if let (Ok(reloaded), Some(store)) = (&outcome, self.running.now().agent_store) {
+            let changed = json!({ "changed": reloaded.changed });
+            store.tell(EventName::ConfigReloaded, &changed).await;
+        }
         match &outcome {
             Ok(reloaded) => tell(reloaded),
             Err(why) => warn!("the new configuration is refused, the old one stays: {why}"),
@@ -166,10 +171,6 @@ impl Reloader {
                 status.error = Some(why.clone());
             }
         });
-        if let (Ok(reloaded), Some(store)) = (&outcome, self.running.now().agent_store) {
-            let changed = json!({ "changed": reloaded.changed });
-            store.tell(EventName::ConfigReloaded, &changed).await;
-        }
         outcome
     }
 
