@@ -31,6 +31,9 @@ use crate::store::{State, Store, StoreError, agent};
 /// A store that hangs does not hold up the start or the end for the sake of an event.
 const EVENT_TAKES: Duration = Duration::from_secs(2);
 
+/// A task that hangs at the end, and holds the store with it, does not hold the process.
+const CLOSING_TAKES: Duration = Duration::from_secs(2);
+
 /// A handle; clones share all of it.
 #[derive(Clone)]
 pub(super) struct AgentStore {
@@ -139,7 +142,8 @@ impl AgentStore {
         self.store.failed().await
     }
 
-    /// Completes when the file is closed. Nobody else has a handle any more.
+    /// Completes when the file is closed in order: when nobody else has a handle any more, or after a
+    /// while.
     pub(super) async fn let_go(self) {
         let Self {
             store,
@@ -148,7 +152,12 @@ impl AgentStore {
             ..
         } = self;
         drop((events, registry));
-        store.close().await;
+        if timeout(CLOSING_TAKES, store.close()).await.is_err() {
+            debug!(
+                "{} is still at work; it is looked through at the next start",
+                agent::FILE
+            );
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::try_join_all;
 use serde_json::Value;
 use xray_agent::base::clock::Clock;
 use xray_agent::base::secret::Secret;
@@ -23,6 +24,13 @@ use crate::life::{self, Stage};
 use crate::support::LONG;
 
 const TAG: &str = "in-vless";
+/// What is told of an inbound whose Xray is killed for some seconds.
+const EACH_ONCE: [&str; 4] = [
+    "node_added",
+    "node_degraded",
+    "node_unhealthy",
+    "node_healthy",
+];
 const SECRET: &str = "canary-callback-secret-9b1f";
 
 /// Has these addresses told of nodes, as their own configuration would.
@@ -121,13 +129,7 @@ async fn a_callback_is_told_of_every_change_in_order_though_the_agent_is_killed(
     await_told(&receiver, &mut told, "node_healthy").await?;
 
     let names: Vec<_> = told.iter().map(Callback::name).collect();
-    let right = [
-        "node_added",
-        "node_degraded",
-        "node_unhealthy",
-        "node_healthy",
-    ];
-    ensure!(names == right, "{told:#?}");
+    ensure!(names == EACH_ONCE, "{told:#?}");
     for callback in &told {
         ensure!(callback.body["node_id"] == TAG && callback.body["id"] == TAG);
         ensure!(callback.body["observed_at"].as_i64() > Some(1_700_000_000));
@@ -140,6 +142,45 @@ async fn a_callback_is_told_of_every_change_in_order_though_the_agent_is_killed(
     ensure!(targets["targets"][0]["waiting"] == 4, "{targets:#}");
     ensure!(targets["targets"][0]["trouble"].is_string(), "{targets:#}");
     ensure!(targets["targets"][1]["waiting"] == 0, "{targets:#}");
+    Ok(())
+}
+
+/// Where the agent can be killed while it writes down what it tells of an inbound.
+const PLACES: [&str; 4] = [
+    "agent.managed.before_commit",
+    "agent.managed.after_commit",
+    "agent.looked.before_commit",
+    "agent.looked.after_commit",
+];
+
+#[tokio::test]
+async fn a_change_is_told_once_wherever_the_agent_is_killed_meanwhile() -> Result<()> {
+    try_join_all(PLACES.map(killed_at)).await.map(drop)
+}
+
+async fn killed_at(place: &str) -> Result<()> {
+    let mut stage = Stage::set(ServerConfig::new().vless(TAG)).await?;
+    stage.allow([uuid()]);
+    let receiver = Server::answering("204 No Content", "", "");
+    put_targets(&stage, &[receiver.url("/")]).await?;
+    let command = stage.agent_on(TAG);
+    let mut told = Vec::new();
+
+    let mut agent = command.clone().env("XRAY_AGENT_FAILPOINT", place).spawn()?;
+    if place.contains("looked") {
+        await_told(&receiver, &mut told, "node_added").await?;
+        stage.xray.kill().await?;
+    }
+    ensure!(agent.wait_exit(LONG).await?.code().is_none(), "{place}");
+    let _agent = life::start(&command).await?;
+    await_told(&receiver, &mut told, "node_added").await?;
+    stage.xray.kill().await?;
+    await_told(&receiver, &mut told, "node_unhealthy").await?;
+    stage.xray.restart().await?;
+    await_told(&receiver, &mut told, "node_healthy").await?;
+
+    let names: Vec<_> = told.iter().map(Callback::name).collect();
+    ensure!(names == EACH_ONCE, "{place}: {told:#?}");
     Ok(())
 }
 
