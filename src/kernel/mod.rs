@@ -25,6 +25,8 @@ mod route_tests;
 mod status;
 pub mod streams;
 pub mod subscriptions;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod traffic;
 mod users;

@@ -143,9 +143,6 @@ pub trait PushedUsers: Send + Sync {
     /// All of them, in the order of their ids.
     fn list(&self) -> BoxFuture<'_, Vec<PushedView>>;
 
-    /// Those of one id, one for each place that he was pushed to.
-    fn get<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Vec<PushedView>>;
-
     /// Makes these the users that were pushed to one inbound, by its kernel id.
     fn replace<'a>(
         &'a self,

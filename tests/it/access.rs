@@ -15,7 +15,7 @@ use xray_agent::http::{Admission, Listener, Reader, documented};
 
 use crate::http_stage::{Stage, ask, body, status};
 use crate::lab::secrets::base64;
-use crate::lab::{eventually, free_port, tls};
+use crate::lab::{AgentCommand, eventually, free_port, tls};
 use crate::support::{LONG, TOKEN};
 
 /// What answers whoever asks, and whether it does so beyond this host.
@@ -30,6 +30,14 @@ const OPEN: [(&str, Beyond); 6] = [
 
 /// Valid beyond this host, for what is shut there.
 const READ_TOKEN: &str = "canary-read-token-9b27";
+
+/// Valid for the kernel surface.
+const ACCESS_KEY: &str = "panel";
+const SECRET_KEY: &str = "canary-secret-key-77d1";
+const KERNEL_TOKEN: &str = "canary-kernel-token-c05e";
+
+/// Surfaces by the beginning of their paths, with the challenge of each.
+const CHALLENGES: [(&str, &str); 1] = [("/v1/", "basic realm=\"kernel\"")];
 
 const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
@@ -115,6 +123,20 @@ fn credentials() -> Vec<(&'static str, String)> {
             "the panel's own header",
             format!("x-internal-token: {TOKEN}\r\n"),
         ),
+        (
+            "nearly the kernel's token",
+            bearer(&KERNEL_TOKEN[..KERNEL_TOKEN.len() - 1]),
+        ),
+        ("the kernel's password as a token", bearer(SECRET_KEY)),
+        (
+            "the kernel's token as a password",
+            basic(&format!("{ACCESS_KEY}:{KERNEL_TOKEN}")),
+        ),
+        ("another's password", basic(&format!("panel2:{SECRET_KEY}"))),
+        (
+            "the password alone",
+            basic(&format!("{SECRET_KEY}:{SECRET_KEY}")),
+        ),
         ("an expired JWT", bearer(&expired)),
         ("an unsigned JWT", bearer(&unsigned)),
         ("a wrong password", basic("admin:wrong")),
@@ -162,6 +184,11 @@ async fn audit(door: Door, table: &[(String, BTreeSet<String>)]) -> Result<usize
                     (false, _) => [401, 405].contains(&status(&said)),
                 };
                 ensure!(is_right, "{method} {path} with {name} at {door:?}: {said}");
+                let surface = CHALLENGES.iter().find(|(start, _)| path.starts_with(start));
+                if let (Some((_, challenge)), 401) = (surface, status(&said)) {
+                    let asked_for = format!("\r\nwww-authenticate: {challenge}\r\n");
+                    ensure!(said.to_lowercase().contains(&asked_for), "{path}: {said}");
+                }
                 right += 1;
             }
         }
@@ -175,6 +202,15 @@ async fn audit(door: Door, table: &[(String, BTreeSet<String>)]) -> Result<usize
         }
     }
     Ok(right)
+}
+
+/// The program with the credentials of every surface that has some.
+fn with_credentials(stage: &Stage) -> AgentCommand {
+    let command = stage.command();
+    command
+        .env("KERNEL_ACCESS_KEY", ACCESS_KEY)
+        .env("KERNEL_SECRET_KEY", SECRET_KEY)
+        .env("KERNEL_TOKEN", KERNEL_TOKEN)
 }
 
 /// The path with something in place of its parameters.
@@ -201,9 +237,11 @@ async fn document(stage: &Stage) -> Result<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_told_without_a_credential_but_what_the_list_has() -> Result<()> {
     let stage = Stage::new().await?;
-    let agent = stage.start().await?;
+    let agent = with_credentials(&stage).spawn()?;
+    agent.await_log(&["http listens"], LONG).await?;
     stage.await_answer().await?;
     let table = table(&document(&stage).await?)?;
+    ensure!(table.iter().any(|(path, _)| path == "/v1/users"));
     let listed: BTreeSet<_> = table.iter().map(|(path, _)| path.as_str()).collect();
     for (path, _) in OPEN {
         ensure!(
@@ -224,8 +262,7 @@ async fn nothing_is_told_without_a_credential_but_what_the_list_has() -> Result<
             .join(name)
     };
     let port = free_port()?;
-    let agent = stage
-        .command()
+    let agent = with_credentials(&stage)
         .env("HTTP_LISTEN", format!("0.0.0.0:{port}"))
         .env("HTTP_TLS_CERT", certificate("origin.crt"))
         .env("HTTP_TLS_KEY", certificate("origin.key"))

@@ -12,12 +12,12 @@ use crate::lab::AgentCommand;
 use crate::program::{PROGRAM, bare};
 use crate::support::{LONG, folder};
 
-/// The secret that an installation began with.
-fn read_token(file: &Path) -> Result<Secret> {
+/// A secret that an installation began with.
+fn secret(file: &Path, key: &str) -> Result<Secret> {
     let text = fs::read_to_string(file)?;
     let token = text
         .lines()
-        .find_map(|line| line.strip_prefix("read_token = \""));
+        .find_map(|line| line.strip_prefix(&format!("{key} = \"")));
     let token = token.context("no token")?.trim_end_matches('"');
     ensure!(token.len() == 43, "{} characters", token.len());
     Ok(Secret::new(token))
@@ -32,15 +32,16 @@ async fn init_writes_the_example_for_its_owner_and_never_over_a_file() -> Result
         .arg(&file);
     let first = init.run_to_end(LONG).await?;
     ensure!(first.code == Some(0), "{first:?}");
-    let token = read_token(&file)?;
-    ensure!(fs::read_to_string(&file)? == example_with(&token));
+    let (token, password) = (secret(&file, "read_token")?, secret(&file, "#secret_key")?);
+    ensure!(fs::read_to_string(&file)? == example_with(&token, &password));
+    ensure!(token != password, "one secret opens two doors");
     let other = folder.path().join("other.toml");
     let again = AgentCommand::new(PROGRAM)
         .args(["init", "--output"])
         .arg(&other);
     ensure!(again.run_to_end(LONG).await?.code == Some(0));
     ensure!(
-        read_token(&other)? != token,
+        secret(&other, "read_token")? != token,
         "two installations share a secret"
     );
     let mode = fs::metadata(&file)?.permissions().mode();

@@ -5,29 +5,36 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use crate::http_stage::{ask, body, header, status};
-use crate::lab::secrets::{base64, nth_uuid};
-use crate::lab::{Agent, AgentCommand, eventually, free_port};
-use crate::stage::{Stage, await_inbound};
+use crate::lab::secrets::base64;
+use crate::lab::{Agent, AgentCommand, ServerConfig, eventually, free_port, uuid};
+use crate::life::Stage;
 use crate::support::LONG;
 
 const ACCESS_KEY: &str = "panel";
 const SECRET_KEY: &str = "canary-secret-key-51d0";
 const KERNEL_TOKEN: &str = "canary-kernel-token-8e2c";
 
+/// Xray's tag of the inbound whose kernel id is another, as it is made of the tag.
+const OTHER: &str = "In_B";
+
 /// An agent with two inbounds, of which one is shown under another id, and its surface.
 struct Surface {
     stage: Stage,
     command: AgentCommand,
+    users: [String; 2],
     host: String,
 }
 
 impl Surface {
     async fn new() -> Result<Self> {
-        let stage = Stage::new(&[("in-a", "vless"), ("In B", "trojan")]).await?;
-        stage.allow([1, 2]);
+        let config = ServerConfig::new().vless_tls("in-a").trojan(OTHER);
+        let stage = Stage::set(&config).await?;
+        let users = [uuid(), uuid()];
+        stage.allow(&users);
         let host = format!("127.0.0.1:{}", free_port()?);
         let command = stage
-            .agent("in-a+In B")
+            .agent_on(&format!("in-a+{OTHER}"))
+            .env("INTERVAL_SECONDS", "0.2")
             .env("HTTP_LISTEN", &host)
             .env("KERNEL_ACCESS_KEY", ACCESS_KEY)
             .env("KERNEL_SECRET_KEY", SECRET_KEY)
@@ -35,6 +42,7 @@ impl Surface {
         Ok(Self {
             stage,
             command,
+            users,
             host,
         })
     }
@@ -43,11 +51,12 @@ impl Surface {
     async fn start(&self) -> Result<Agent> {
         let agent = self.command.spawn()?;
         agent.await_log(&["http listens"], LONG).await?;
-        for (place, tag) in ["in-a", "In B"].into_iter().enumerate() {
-            self.stage.await_users(tag, [1, 2]).await?;
-            let said = |inbound: &Value| inbound["live"] == 2;
-            await_inbound(&self.command, place, "the inbound is seen", said).await?;
-        }
+        eventually("both users in both inbounds", LONG, async || {
+            let said = self.get("/v1/protocols").await.ok()?;
+            let all = said.as_array()?;
+            all.iter().all(|it| it["user_count"] == 2).then_some(())
+        })
+        .await?;
         Ok(agent)
     }
 
@@ -104,9 +113,10 @@ async fn both_credentials_open_the_surface_and_nothing_else_does() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_surface_says_how_it_is_opened_as_long_as_it_is_not() -> Result<()> {
-    let stage = Stage::new(&[("in-a", "vless")]).await?;
+    let stage = Stage::set(&ServerConfig::new().vless("in-a")).await?;
+    stage.allow([uuid()]);
     let host = format!("127.0.0.1:{}", free_port()?);
-    let command = stage.agent("in-a").env("HTTP_LISTEN", &host);
+    let command = stage.agent_on("in-a").env("HTTP_LISTEN", &host);
     let agent = command.spawn()?;
     agent.await_log(&["http listens"], LONG).await?;
     let head = format!("GET /v1/status HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
@@ -134,6 +144,15 @@ async fn nodes_and_users_are_shown_as_they_are() -> Result<()> {
     );
     ensure!(protocols[0]["protocol"] == "vless" && protocols[0]["user_count"] == 2);
     ensure!(protocols[1]["protocol"] == "trojan", "{protocols}");
+    ensure!(protocols[0]["listen"].is_string(), "{protocols}");
+    let tls = surface.get("/v1/tls/nodes").await?;
+    ensure!(tls.as_array().is_some_and(|it| it.len() == 1), "{tls}");
+    ensure!(
+        tls[0]["id"] == "in-a" && tls[0]["has_reality"] == false,
+        "{tls}"
+    );
+    let tls = surface.get("/v1/tls/nodes/in-a").await?;
+    ensure!(tls["profile"]["security"] == "tls", "{tls}");
     let users = surface.get("/v1/users").await?;
     let ids: Vec<_> = users
         .as_array()
@@ -142,18 +161,23 @@ async fn nodes_and_users_are_shown_as_they_are() -> Result<()> {
         .map(|it| &it["id"])
         .collect();
     ensure!(
-        ids.len() == 2 && ids.contains(&&json!(nth_uuid(1))),
+        ids.len() == 2 && ids.contains(&&json!(surface.users[0])),
         "{users}"
     );
     ensure!(users[0]["metadata"]["source"] == "polled", "{users}");
-    let one = surface.get(&format!("/v1/users/{}", nth_uuid(2))).await?;
-    ensure!(one["username"] == nth_uuid(2).as_str(), "{one}");
+    let one = surface
+        .get(&format!("/v1/users/{}", surface.users[1]))
+        .await?;
+    ensure!(one["username"] == surface.users[1].as_str(), "{one}");
     let redacted = surface.get("/v1/protocols/in-b/users?redact=true").await?;
     ensure!(
         redacted.as_array().is_some_and(|it| it.len() == 2),
         "{redacted}"
     );
-    ensure!(!redacted.to_string().contains(&nth_uuid(1)), "{redacted}");
+    ensure!(
+        !redacted.to_string().contains(&surface.users[0]),
+        "{redacted}"
+    );
     let status = surface.get("/v1/status").await?;
     let snapshot = &status["snapshot"];
     ensure!(snapshot["users"] == json!({"total": 2}), "{status}");
@@ -180,9 +204,9 @@ async fn nodes_and_users_are_shown_as_they_are() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_xray_is_gone_is_not_healthy() -> Result<()> {
-    let surface = Surface::new().await?;
+    let mut surface = Surface::new().await?;
     let _agent = surface.start().await?;
-    surface.stage.xray.stop();
+    surface.stage.xray.kill().await?;
     eventually("a degraded node", LONG, async || {
         let status = surface.get("/v1/status?include=nodes").await.ok()?;
         let health = &status["snapshot"]["nodes"][0]["health"];
@@ -197,7 +221,7 @@ async fn what_is_wrong_is_said_in_the_form_of_the_contract() -> Result<()> {
     let surface = Surface::new().await?;
     let _agent = surface.start().await?;
     let large = "x".repeat(70_000);
-    let polled = format!("/v1/users/{}", nth_uuid(1));
+    let polled = format!("/v1/users/{}", surface.users[0]);
     let cases = [
         ("GET", "/v1/users/nobody", "", 404, "NOT_FOUND"),
         ("GET", "/v1/users?redact=maybe", "", 400, "BAD_REQUEST"),
