@@ -28,7 +28,7 @@ fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, HttpError> {
     serde_json::from_slice(body).map_err(|e| unreadable(&e))
 }
 
-/// What is wrong with JSON. Nothing that was sent is quoted but names of fields.
+/// What is wrong with JSON. It may quote what was sent, and goes to whoever sent it alone.
 pub fn unreadable(error: &serde_json::Error) -> HttpError {
     bad_request(format!("the body is not the JSON that is needed: {error}"))
 }

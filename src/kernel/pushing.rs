@@ -236,7 +236,7 @@ mod tests {
                 "user 2: metadata.a is no text",
             ),
             ("canary", "expected value"),
-            ("", "expected value"),
+            ("", "trailing comma"),
         ] {
             let error = read(&format!("[{good},{bad}]")).await.unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
