@@ -138,7 +138,8 @@ impl Owners for NobodyPushes {
     }
 }
 
-/// Hears what the ledger counted for pushed users: by that quotas run out. Must not block.
+/// Hears what the ledger counted for pushed users: by that quotas run out. Must not block. At the start
+/// it is told all sums there are, the settled ones first, also where there are none.
 pub trait PushedBytes: Send + Sync {
     /// Bytes in both directions since the ledger began that were counted for the pushing panel, of
     /// these users; each sum takes the place of the one told before.

@@ -34,7 +34,7 @@ const WITHIN_A_LAYER: [(&str, &str, &str); 2] = [
 const FOR_ALL_ADAPTERS: &str = "store";
 
 /// Files that decide and therefore touch no clock, runtime or log.
-const PURE: [&str; 60] = [
+const PURE: [&str; 65] = [
     "app/control/changes.rs",
     "app/doctor/members.rs",
     "app/doctor/xray_file.rs",
@@ -45,6 +45,7 @@ const PURE: [&str; 60] = [
     "http/limits.rs",
     "model/allowed.rs",
     "kernel/callbacks.rs",
+    "model/credentials.rs",
     "model/health.rs",
     "registry/inbounds.rs",
     "registry/lives.rs",
@@ -54,6 +55,10 @@ const PURE: [&str; 60] = [
     "sync/desired.rs",
     "sync/drift.rs",
     "sync/live.rs",
+    "sync/pushed/identity.rs",
+    "sync/pushed/quota.rs",
+    "sync/pushed/record.rs",
+    "sync/pushed/set.rs",
     "model/email.rs",
     "sync/facts.rs",
     "xray/boot.rs",

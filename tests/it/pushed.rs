@@ -322,6 +322,7 @@ async fn who_has_used_up_his_quota_is_taken_off_at_once_and_told_once() -> Resul
     let first = xray_agent::model::ids::UserId::parse(&nth_uuid(1)).unwrap();
     scene
         .run(async |handle| {
+            handle.pushed().settled(&[]);
             handle.pushed().create(limited).await?;
             handle.reconcile().await;
             ensure!(scene.emails("in").await? == [nth_uuid(1)]);

@@ -12,6 +12,8 @@ use crate::model::pushed::PushedBytes;
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     bytes: HashMap<UserId, Bytes>,
+    /// Something was told: until then it is not known what a panel has taken.
+    is_told: bool,
     /// Whose counted bytes changed since it was looked at, and what they were before.
     touched: HashMap<UserId, u64>,
 }
@@ -29,8 +31,12 @@ impl Counts {
         self.sum(user, |bytes| bytes.counted)
     }
 
-    /// Those of them that the pushing panel has taken.
+    /// Those of them that the pushing panel has taken. As long as nobody knows, all of them: bytes of
+    /// old would be counted twice otherwise.
     pub(super) fn settled(&self, user: &Stored) -> u64 {
+        if !self.is_told {
+            return u64::MAX;
+        }
         self.sum(user, |bytes| bytes.settled)
     }
 
@@ -63,6 +69,7 @@ impl Counts {
 impl PushedBytes for Pushed {
     fn counted(&self, sums: &[(UserId, u64)]) {
         let mut counts = lock(&self.counts);
+        counts.is_told = true;
         for (user, sum) in sums {
             let bytes = counts.bytes.entry(*user).or_default();
             let before = std::mem::replace(&mut bytes.counted, *sum);
@@ -76,6 +83,7 @@ impl PushedBytes for Pushed {
 
     fn settled(&self, sums: &[(UserId, u64)]) {
         let mut counts = lock(&self.counts);
+        counts.is_told = true;
         for (user, sum) in sums {
             counts.bytes.entry(*user).or_default().settled = *sum;
         }

@@ -122,7 +122,6 @@ impl Journal {
 }
 
 /// A whole set as a file.
-#[derive(Debug)]
 pub(super) struct Image {
     text: Vec<u8>,
     changes: usize,

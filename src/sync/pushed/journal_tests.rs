@@ -62,7 +62,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0_u8..6).prop_map(Step::Drop),
         1 => Just(Step::Rewrite),
     ];
-    proptest::collection::vec(step, 1..20)
+    proptest::collection::vec(step, 1..12)
 }
 
 /// Users by id.
@@ -111,7 +111,7 @@ fn read(path: &Path) -> Loaded {
 
 proptest! {
     // Each case syncs files some twenty times.
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn what_was_written_is_read(steps in steps()) {

@@ -3,6 +3,7 @@
 //! answered to a push is on the disk. A set that cannot be read is *unknown*: nobody is removed for it.
 
 mod claims;
+mod commit;
 mod counts;
 pub mod error;
 pub mod identity;
@@ -13,6 +14,7 @@ mod push;
 pub mod quota;
 mod record;
 mod set;
+mod view;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -38,7 +40,7 @@ use crate::model::ids::UserId;
 
 pub use self::error::PushError;
 pub use self::key::kept as kept_key;
-pub use self::push::PushedView;
+pub use self::view::PushedView;
 pub(super) use self::watch::run;
 
 /// To whom users are pushed.

@@ -7,17 +7,14 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
-use tracing::warn;
 
+use super::commit::unmanaged;
 use super::error::PushError;
-use super::identity::unfit;
-use super::journal::{Image, Journal};
-use super::quota::{QuotaChanged, Room, used_in_force};
+use super::journal::Image;
 use super::record::Stored;
-use super::set::{Change, GONE_SECONDS_MAX, Gone, Put, Set};
+use super::set::{Change, GONE_SECONDS_MAX, Gone, Put};
 use super::{Pushed, Scope, lock, read, write};
 use crate::base::files::FileError;
-use crate::model::credentials::CredentialForm;
 use crate::model::desired::InboundKey;
 use crate::model::ids::UserId;
 use crate::model::pushed::{PushedId, PushedPatch, PushedUser};
@@ -25,53 +22,7 @@ use crate::model::pushed::{PushedId, PushedPatch, PushedUser};
 /// An import may take away so many users, or half of them, without being asked whether it means it.
 const REMOVED_MAX: usize = 20;
 
-/// A pushed user as he is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PushedView {
-    /// To whom he was pushed.
-    pub scope: Scope,
-    /// As he was pushed.
-    pub user: PushedUser,
-    /// His quota as it is in force now.
-    pub room: Room,
-    /// Nothing is left, and he is taken off.
-    pub exhausted: bool,
-    /// His ids towards Xray, which are those of his e-mails and of the ledger.
-    pub identities: Vec<UserId>,
-}
-
 impl Pushed {
-    /// The users of one set, or of all of them.
-    pub fn list(&self, scope: Option<&Scope>) -> Vec<PushedView> {
-        self.views(scope, |set| Box::new(set.users()))
-    }
-
-    /// The user of this id, once for each set that has him.
-    pub fn get(&self, id: &PushedId) -> Vec<PushedView> {
-        self.views(None, |set| Box::new(set.get(&id.0).into_iter()))
-    }
-
-    fn views(
-        &self,
-        scope: Option<&Scope>,
-        of: impl for<'a> Fn(&'a Set) -> Box<dyn Iterator<Item = &'a Stored> + 'a>,
-    ) -> Vec<PushedView> {
-        let sets = read(&self.sets);
-        let meant = sets
-            .iter()
-            .filter(|(of, _)| scope.is_none_or(|scope| scope == *of));
-        let views = meant.flat_map(|(scope, slot)| {
-            of(&slot.set).map(|stored| PushedView {
-                scope: scope.clone(),
-                user: stored.user(),
-                room: self.room(stored),
-                exhausted: stored.exhausted,
-                identities: stored.ids.all().collect(),
-            })
-        });
-        views.collect()
-    }
-
     /// Makes `users` the whole set of one inbound; how many they are.
     pub async fn replace_inbound(
         self: &Arc<Self>,
@@ -276,120 +227,5 @@ impl Pushed {
         self.changed();
         lock(&self.news).extend(news);
         Ok(users.len())
-    }
-
-    /// The user as he is kept, if one of the inbounds that are meant can let him in.
-    fn checked(&self, scope: &Scope, user: &PushedUser) -> Result<Stored, PushError> {
-        let stored = Stored::new(user, &self.key);
-        match unfit(user, &stored.ids, &self.forms_of(scope)) {
-            None => Ok(stored),
-            Some(why) => Err(PushError::NoCredential {
-                id: user.id.clone(),
-                why,
-            }),
-        }
-    }
-
-    /// What the users of the inbounds that are meant show; nothing as long as one was never observed.
-    fn forms_of(&self, scope: &Scope) -> Vec<CredentialForm> {
-        let (sets, forms) = (read(&self.sets), read(&self.forms));
-        let meant = sets.keys().filter_map(|of| match (of, scope) {
-            (Scope::Inbound(key), Scope::Everywhere) => Some(forms.get(key).copied()),
-            (Scope::Inbound(key), own) if of == own => Some(forms.get(key).copied()),
-            _ => None,
-        });
-        meant.collect::<Option<Vec<_>>>().unwrap_or_default()
-    }
-
-    /// How a user stands now.
-    pub(super) fn room(&self, user: &Stored) -> Room {
-        let counted = lock(&self.counts).counted(user);
-        Room::of(
-            user.quota,
-            used_in_force(user.quota.used, counted, user.base),
-        )
-    }
-
-    /// The user with what is kept of his quota, and what is to be told of it. `renews`: what the panel
-    /// knows of was pushed, too.
-    fn with_quota(
-        &self,
-        user: Stored,
-        before: Option<&Stored>,
-        renews: bool,
-    ) -> (Stored, Option<QuotaChanged>) {
-        let mut user = match before {
-            Some(before) => user.after(before),
-            None => user,
-        };
-        user.base = match before {
-            Some(before) if !renews => before.base,
-            _ => lock(&self.counts).settled(&user),
-        };
-        let current = self.room(&user);
-        let was_exhausted = before.is_some_and(|before| before.exhausted);
-        user.exhausted = current.is_exhausted();
-        let has_other = before.is_some_and(|before| {
-            before.quota.allocated != user.quota.allocated || before.quota.used > user.quota.used
-        });
-        let is_news = has_other || was_exhausted != user.exhausted;
-        let previous = before.map_or(current, |before| self.room(before));
-        let news = is_news.then(|| user.news(previous, current));
-        (user, news)
-    }
-
-    /// Adds changes to a set, on the disk first.
-    pub(super) fn commit(&self, scope: &Scope, changes: Vec<Change>) -> Result<(), PushError> {
-        let mut journal = self.journal_to_append(scope)?;
-        journal.append(&changes)?;
-        if let Some(slot) = write(&self.sets).get_mut(scope) {
-            for change in changes {
-                slot.set.apply(change, &self.key);
-            }
-            slot.journal = journal;
-        }
-        self.changed();
-        self.compact(scope);
-        Ok(())
-    }
-
-    fn journal_to_append(&self, scope: &Scope) -> Result<Journal, PushError> {
-        let sets = read(&self.sets);
-        let slot = sets.get(scope).ok_or_else(|| unmanaged(scope))?;
-        let mut journal = slot.journal.clone();
-        let damage = slot.damage.clone();
-        drop(sets);
-        match damage {
-            _ if journal.is_there() => {}
-            Some(why) => return Err(PushError::Unreadable(why.to_string())),
-            None => journal.rewrite(&Image::of(&Set::default()))?,
-        }
-        Ok(journal)
-    }
-
-    /// Writes a file anew that has grown long. That it fails does no harm. What is damaged stays as it
-    /// is: a person may want to look at it.
-    fn compact(&self, scope: &Scope) {
-        let sets = read(&self.sets);
-        let slot = sets.get(scope);
-        let long = slot.filter(|slot| slot.damage.is_none() && slot.journal.is_long(&slot.set));
-        let Some((mut journal, image)) =
-            long.map(|slot| (slot.journal.clone(), Image::of(&slot.set)))
-        else {
-            return;
-        };
-        drop(sets);
-        if let Err(error) = journal.rewrite(&image) {
-            warn!("{error}; the file of pushed users stays long");
-        } else if let Some(slot) = write(&self.sets).get_mut(scope) {
-            slot.journal = journal;
-        }
-    }
-}
-
-fn unmanaged(scope: &Scope) -> PushError {
-    match scope {
-        Scope::Inbound(key) => PushError::Unmanaged(key.clone()),
-        Scope::Everywhere => PushError::Unreadable("the sets are not open".to_owned()),
     }
 }

@@ -37,8 +37,8 @@ pub(super) struct Stored {
     pub(super) exhausted: bool,
 }
 
-/// As a line of the journal has him.
-#[derive(Debug, Serialize, Deserialize)]
+/// As a line of the journal has him, password and all: it is never printed.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Record {
     id: Box<str>,
     #[serde(rename = "name")]

@@ -18,7 +18,7 @@ pub(super) const GONE_SECONDS_MAX: i64 = 62 * 24 * 3600;
 pub(super) const GONE_MAX: usize = 100_000;
 
 /// What can be done to a set.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Change {
     /// A user comes, or is other than before.
@@ -32,7 +32,7 @@ pub(super) enum Change {
 }
 
 /// A user, and when he was put so.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct Put {
     pub(super) user: Record,
     /// Unix seconds.

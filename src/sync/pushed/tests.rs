@@ -394,9 +394,24 @@ async fn who_has_used_up_his_quota_is_taken_off_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn bytes_of_old_that_are_heard_of_after_a_push_use_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let pushed = open(&dir);
+    pushed
+        .import(vec![with_quota(1, 100, 70)], false)
+        .await
+        .unwrap();
+    pushed.settled(&[(uuid(1), 500)]);
+    pushed.counted(&[(uuid(1), 520)]);
+    assert_eq!(turn(&pushed), []);
+    assert_eq!(pushed.get(&id(1))[0].room.used, 70);
+}
+
+#[tokio::test]
 async fn bytes_under_a_former_password_count_to_the_same_quota() {
     let dir = tempfile::tempdir().unwrap();
     let pushed = open(&dir);
+    pushed.settled(&[]);
     pushed.create(with_quota(1, 100, 0)).await.unwrap();
     let first = known(&pushed, "a", TEXT)[0];
     pushed.counted(&[(first, 60)]);
