@@ -167,6 +167,13 @@ pub(super) fn sink(sink: &SinkStatus) -> String {
     ];
     let at = |what: &str, at: Option<Timestamp>| at.map(|at| format!("{what} {}", time(at)));
     parts.extend(at("last took one", sink.settled_at));
+    if sink.untold > 0 {
+        parts.push(format!(
+            "{} of {} users wait, for its panel has no number of them or of their inbound",
+            size(sink.untold_bytes),
+            sink.untold
+        ));
+    }
     if let Some(error) = &sink.error {
         let what = if sink.fault {
             "the configuration is wrong"

@@ -19,6 +19,7 @@ mod policy;
 #[cfg(test)]
 mod policy_tests;
 mod post;
+mod post_for_answer;
 mod proxy;
 mod redirect;
 mod resolve;

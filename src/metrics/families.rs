@@ -191,6 +191,8 @@ families! {
         "Reports under way to the sink now."
     SINK_DEDUPES: Gauge "sink_dedupes" SINK
         "1 when the sink has shown that it drops repeats, else 0."
+    SINK_UNTOLD: Gauge "sink_untold_bytes" SINK
+        "Bytes that the sink cannot be told of, for its panel has no number of their user or inbound."
     SINK_SETTLED: Gauge "sink_last_success_timestamp_seconds" SINK
         "When the sink last took a report; 0 before the first."
     USER_TRAFFIC: Counter "user_traffic_bytes" USER_BYTES

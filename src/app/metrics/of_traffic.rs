@@ -51,6 +51,7 @@ fn add_sink(page: &mut Page, status: &SinkStatus) {
     page.add(&of::SINK_UP, labels, status.error.is_none());
     page.add(&of::SINK_UNDER_WAY, labels, status.under_way);
     page.add(&of::SINK_DEDUPES, labels, status.dedupes);
+    page.add(&of::SINK_UNTOLD, labels, status.untold_bytes);
     page.add_time(&of::SINK_SETTLED, labels, status.settled_at);
 }
 
