@@ -177,9 +177,12 @@ impl Ledger {
             .write("collect", move |work| {
                 let mut cache = locked(&cache);
                 look_at(work, &mut cache, &ears, clock)?;
-                let receivers = receivers.read().unwrap_or_else(PoisonError::into_inner);
+                // A copy: whoever changes them must not wait for the disk.
+                let read = |lock: &RwLock<Receivers>| {
+                    lock.read().unwrap_or_else(PoisonError::into_inner).clone()
+                };
                 let to = To {
-                    receivers: &receivers,
+                    receivers: &read(&receivers),
                     owners: ears.owners(),
                     now_ms,
                 };
