@@ -35,6 +35,7 @@ pub mod wire;
 use std::sync::Arc;
 
 use axum::middleware::from_fn_with_state;
+use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::events::outbox::Outbox;
@@ -71,9 +72,14 @@ impl State {
     }
 }
 
+/// What only answers besides the routes' own speak of, which the routes do not bring with them.
+#[derive(OpenApi)]
+#[openapi(components(schemas(error::ErrorResponse)))]
+struct Besides;
+
 /// Every route of the surface, behind its credentials. `further` are routes that have their state.
 pub fn routes(state: &State, further: OpenApiRouter) -> OpenApiRouter {
-    let own = OpenApiRouter::default()
+    let own = OpenApiRouter::with_openapi(Besides::openapi())
         .merge(protocols::routes())
         .merge(subscriptions::routes())
         .merge(registrations::routes())

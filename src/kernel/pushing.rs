@@ -126,7 +126,7 @@ pub(super) fn pushed(user: User) -> Result<PushedUser, String> {
             up: rate.up.on(None),
             down: rate.down.on(None),
         },
-        metadata: user.metadata,
+        metadata: facts(user.metadata),
         tags: user.tags,
     })
 }
@@ -147,9 +147,15 @@ pub(super) fn patch(id: &str, asked: UserPatchRequest) -> Result<Patch, HttpErro
         used: traffic.used,
         up,
         down,
-        metadata: asked.metadata,
+        metadata: asked.metadata.map(facts),
         tags: asked.tags,
     })
+}
+
+/// What is null is no fact.
+fn facts(mut metadata: Metadata) -> Metadata {
+    metadata.retain(|_, value| !value.is_null());
+    metadata
 }
 
 fn check_id(id: &str) -> Result<(), String> {
@@ -216,7 +222,8 @@ mod tests {
             }
         );
         assert_eq!((user.rate.up, user.rate.down), (Some(7), None));
-        assert_eq!(user.metadata["subscription_id"], json!(9));
+        let facts = [("subscription_id".to_owned(), json!(9))];
+        assert_eq!(user.metadata, facts.into());
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use super::special::Scalar;
 use crate::base::secret::Secret;
 use crate::registry::lives::Said;
 
-/// Facts by name, each a text, a number, a boolean or null.
+/// Facts by name, each a text, a number or a boolean; what is null is left out.
 pub type Metadata = BTreeMap<String, Value>;
 
 /// A whole user.
@@ -168,7 +168,7 @@ pub struct NodeProfile {
     /// For people.
     pub description: Option<String>,
     /// What it speaks.
-    #[schema(value_type = ProtocolName, inline)]
+    #[schema(value_type = ProtocolName)]
     pub protocol: String,
     /// How it speaks it.
     #[schema(value_type = Object)]
@@ -198,7 +198,7 @@ pub struct UpstreamProfile {
     /// For people.
     pub description: Option<String>,
     /// What it speaks.
-    #[schema(inline, nullable = false)]
+    #[schema(nullable = false)]
     pub protocol: Option<ProtocolName>,
     /// How it speaks it.
     #[schema(value_type = Option<Object>, nullable = false)]
@@ -251,7 +251,7 @@ pub struct TlsNodePatchRequest {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct EventRegistrationRequest {
     /// Its name, in any case, with `.` and `-` read as `_`.
-    #[schema(value_type = NodeEventName, inline)]
+    #[schema(value_type = NodeEventName)]
     pub event: String,
     /// Where it is sent: `http` or `https`.
     pub callback: String,
@@ -265,7 +265,7 @@ pub struct EventRegistrationRequest {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct ServiceEventRegistrationRequest {
     /// Its name, in any case, with `.` and `-` read as `_`.
-    #[schema(value_type = ServiceEventName, inline)]
+    #[schema(value_type = ServiceEventName)]
     pub event: String,
     /// Where it is sent: `http` or `https`.
     pub callback: String,
@@ -329,7 +329,7 @@ pub struct NodeRegistrationRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub struct HeartbeatRequest {
     /// How it is: `healthy` unless it says otherwise.
-    #[schema(value_type = Option<NodeWord>, inline)]
+    #[schema(value_type = Option<NodeWord>)]
     pub status: Option<Said>,
     /// Words, for people.
     pub message: Option<String>,

@@ -62,7 +62,7 @@ pub enum ActionView {
     Reject,
 }
 
-/// A fact of a user; null is one, too.
+/// A fact of a user.
 #[derive(ToSchema)]
 #[schema(as = Scalar)]
 #[serde(untagged)]
