@@ -40,15 +40,24 @@ pub(super) enum Shown {
 }
 
 impl People {
-    /// As it is now.
+    /// As it is now, with what of the polled ones the ledger counted.
     pub(super) async fn of(ports: &Ports) -> Self {
-        let pushed = match &ports.users {
-            Some(users) => users.list().await,
-            None => Vec::new(),
-        };
         let used = match &ports.totals {
             Some(totals) => totals.of_users().await.unwrap_or_default(),
             None => HashMap::new(),
+        };
+        Self::with_bytes(ports, &used).await
+    }
+
+    /// As it is now, for whoever only counts them.
+    pub(super) async fn to_count(ports: &Ports) -> Self {
+        Self::with_bytes(ports, &HashMap::new()).await
+    }
+
+    async fn with_bytes(ports: &Ports, used: &HashMap<UserId, u64>) -> Self {
+        let pushed = match &ports.users {
+            Some(users) => users.list().await,
+            None => Vec::new(),
         };
         let mut polled: BTreeMap<UserId, Vec<NodeId>> = BTreeMap::new();
         for (node, users) in ports.agent.allowed() {
@@ -92,11 +101,6 @@ impl Shown {
             Self::Polled { user, .. } => user.text(),
             Self::Pushed { user, .. } => user.user.id.to_string(),
         }
-    }
-
-    /// Whether nobody pushed him.
-    pub(super) fn is_only_polled(&self) -> bool {
-        matches!(self, Self::Polled { .. })
     }
 
     /// Whether what comes from him, and what goes to him, has a limit.

@@ -143,6 +143,15 @@ pub trait PushedUsers: Send + Sync {
     /// All of them, in the order of their ids.
     fn list(&self) -> BoxFuture<'_, Vec<PushedView>>;
 
+    /// Those of one id, one for each place that he was pushed to. To be overridden by whoever finds
+    /// them faster than by looking through all.
+    fn get<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Vec<PushedView>> {
+        Box::pin(async move {
+            let all = self.list().await.into_iter();
+            all.filter(|it| &*it.user.id.0 == id).collect()
+        })
+    }
+
     /// Makes these the users that were pushed to one inbound, by its kernel id.
     fn replace<'a>(
         &'a self,

@@ -78,8 +78,10 @@ async fn response(state: &State, cut: &Cut) -> StatusResponse {
     let inbounds = live::known(&*ports.agent);
     let registered = ports.nodes.as_ref().map(|nodes| nodes.list());
     let registered = registered.unwrap_or_default();
-    let people = if cut.wants("users") || cut.rate_limit_summary {
+    let people = if cut.lists_users() {
         Some(People::of(ports).await)
+    } else if cut.wants("users") || cut.rate_limit_summary {
+        Some(People::to_count(ports).await)
     } else {
         None
     };

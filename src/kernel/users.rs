@@ -13,11 +13,13 @@ use super::State;
 use super::error::{ApiError, bad_request, not_found};
 use super::input::{Asked, Sent};
 use super::live;
-use super::people::{People, Shown};
+use super::people::People;
+use super::ports::Agent;
 use super::pushing::{self, managed, refusal};
 use super::wire::requests::{User, UserCreateRequest, UserPatchRequest};
 use super::wire::users::{UserCreateResponse, UserPatchResponse, UserView, UsersImportResponse};
 use crate::http::{HttpError, bulk};
+use crate::model::ids::UserId;
 
 pub(super) fn routes() -> OpenApiRouter<State> {
     let large = OpenApiRouter::default()
@@ -180,12 +182,23 @@ async fn of_inbound(
 
 /// Refuses to change one whom only the polled panel knows, and one whom nobody knows.
 async fn mine(state: &State, id: &str) -> Result<(), HttpError> {
-    let people = People::of(state.ports()).await;
-    match people.get(id).map(Shown::is_only_polled) {
-        Some(true) => Err(managed()),
-        Some(false) => Ok(()),
-        None => Err(nobody()),
+    let ports = state.ports();
+    if let Some(users) = &ports.users
+        && !users.get(id).await.is_empty()
+    {
+        return Ok(());
     }
+    if is_polled(&*ports.agent, id) {
+        return Err(managed());
+    }
+    Err(nobody())
+}
+
+/// Whether the polled panel allows the user of that id, which of such a one is the UUID.
+fn is_polled(agent: &dyn Agent, id: &str) -> bool {
+    let lists = agent.allowed();
+    let holds = |user: UserId| lists.iter().any(|(_, it)| it.binary_search(&user).is_ok());
+    UserId::parse(id).is_some_and(holds)
 }
 
 fn nobody() -> HttpError {
