@@ -1,6 +1,6 @@
-//! Every byte to the panel, once: counters are read into a ledger, and the ledger's reports are
-//! carried to the panel. Pure files decide (`forms`, `identity`, `delta`, `account`, `classify`,
-//! `pace`, `switches`); the ledger keeps what was decided, and the loops carry it out.
+//! Every byte once to each panel that wants it: counters are read into a ledger, and the ledger's reports
+//! are carried to the panels. Pure files decide (`forms`, `identity`, `delta`, `account`, `classify`,
+//! `classify_batch`, `pace`, `receivers`, `records`, `switches`); the ledger keeps what was decided, and the loops carry it out.
 
 pub mod account;
 pub mod baselines;
