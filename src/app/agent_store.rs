@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::run::HANGS_AFTER;
+use crate::audit::{Audit, Retention};
 use crate::base::clock::Clock;
 use crate::base::supervise::{Kind, Supervisor};
 use crate::config::{Config, XrayAddress};
@@ -21,12 +22,12 @@ use crate::egress::{Courier, Own, Target};
 use crate::events::Events;
 use crate::events::bus::Bounds;
 use crate::events::outbox::{Limits, Outbox};
+use crate::http::limits_by_rule::RateLimits;
 use crate::kernel::callbacks::Callbacks;
 use crate::kernel::panel::{self, KernelPanel};
 use crate::model::event::{Event, EventName};
-use crate::model::health::Thresholds;
 use crate::registry;
-use crate::store::{State, Store, StoreError, agent};
+use crate::store::{Reader, State, Store, StoreError, agent};
 
 /// A store that hangs does not hold up the start or the end for the sake of an event.
 const EVENT_TAKES: Duration = Duration::from_secs(2);
@@ -40,6 +41,8 @@ pub(super) struct AgentStore {
     pub(super) events: Events,
     pub(super) registry: registry::engine::Handle,
     pub(super) courier: Courier,
+    pub(super) audit: Audit,
+    pub(super) rate_limits: RateLimits,
     store: Store,
     file: PathBuf,
     clock: Clock,
@@ -51,12 +54,15 @@ impl AgentStore {
         let store = agent::start(&config.state_dir, clock)?;
         let outbox = Outbox::new(store.clone(), Limits::default(), clock);
         let events = Events::start(outbox, Arc::new(Callbacks), Bounds::default()).await;
-        let thresholds = Thresholds::default();
+        let thresholds = config.kernel.thresholds();
+        let reader = Reader::new(agent::spec(&config.state_dir, clock));
         let registry = registry::engine::Handle::open(events.clone(), thresholds, clock).await;
         let opened = Self {
             registry,
             events,
-            courier: Courier::new(own(config), Vec::new()),
+            audit: Audit::new(store.clone(), reader, retention(config), clock),
+            rate_limits: RateLimits::start(store.clone()).await,
+            courier: courier(config),
             store,
             file: agent::file(&config.state_dir),
             clock,
@@ -74,6 +80,11 @@ impl AgentStore {
         supervisor
             .tasks()
             .watched_task("deliveries", Kind::Leaf, HANGS_AFTER, send);
+        let audit = self.audit.clone();
+        let write = move |shutdown, beat| audit.clone().run(shutdown, beat);
+        supervisor
+            .tasks()
+            .watched_task("audit", Kind::Leaf, HANGS_AFTER, write);
         let registry = self.registry.clone();
         let listen = move |shutdown, beat| registry.clone().run(shutdown, beat);
         supervisor
@@ -83,7 +94,8 @@ impl AgentStore {
 
     /// Another configuration is in force.
     pub(super) async fn reconfigure(&self, config: &Config) {
-        self.courier.exchange(own(config), Vec::new());
+        let allowed = config.kernel.callbacks_allow.clone();
+        self.courier.exchange(own(config), allowed);
         self.tell_panel(config).await;
     }
 
@@ -149,9 +161,14 @@ impl AgentStore {
             store,
             events,
             registry,
+            audit,
+            rate_limits,
             ..
         } = self;
-        drop((events, registry));
+        if timeout(EVENT_TAKES, audit.flush()).await.is_err() {
+            debug!("the last records of the audit are not written down");
+        }
+        drop((events, registry, audit, rate_limits));
         if timeout(CLOSING_TAKES, store.close()).await.is_err() {
             debug!(
                 "{} is still at work; it is looked through at the next start",
@@ -162,8 +179,24 @@ impl AgentStore {
 }
 
 /// The panel that is told of nodes unasked: the configuration has no place for one.
-fn panel_of(_config: &Config) -> Option<KernelPanel> {
-    None
+fn panel_of(config: &Config) -> Option<KernelPanel> {
+    let panel = config.kernel.panel.as_ref()?;
+    Some(KernelPanel {
+        url: panel.url.to_string(),
+        token: panel.token.clone(),
+    })
+}
+
+fn retention(config: &Config) -> Retention {
+    Retention {
+        records: config.kernel.audit_keep as u64,
+        ..Retention::default()
+    }
+}
+
+/// One that sends by this configuration.
+pub(super) fn courier(config: &Config) -> Courier {
+    Courier::new(own(config), config.kernel.callbacks_allow.clone())
 }
 
 /// What of ours nobody reaches on the API's word: the listeners, and every Xray's API.

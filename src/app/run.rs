@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use tracing::info;
-use utoipa_axum::router::OpenApiRouter;
 
 use super::agent_store::AgentStore;
 use super::http::Surfaces;
+use super::kernel;
 use super::metrics::Meter;
 use super::reload::{self, Origin, Reloader, Reloads};
 use super::running::{Engines, Running};
@@ -23,7 +23,6 @@ use crate::base::clock::Clock;
 use crate::base::files::FileError;
 use crate::base::supervise::{Ended, Kind, Supervisor};
 use crate::config::Config;
-use crate::kernel;
 use crate::model::event::EventName;
 use crate::model::progress::Progress;
 use crate::store::StoreError;
@@ -113,17 +112,21 @@ pub async fn run(
     // Before anything takes time: a signal that comes now is not lost.
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let mut supervisor = Supervisor::new();
-    let mut wiring = Wiring::new(supervisor.groups(), progress, daemon);
+    let agent_store = match style {
+        Style::Daemon { .. } => Some(AgentStore::open(config, Clock::system()).await?),
+        Style::Once | Style::Now { .. } => None,
+    };
+    let mut wiring = Wiring::new(supervisor.groups(), progress, agent_store.clone());
     // One pass on somebody's word is over the users, and nothing else.
     let running = wiring.start(config, !matches!(style, Style::Now { .. }))?;
     let mut outcome = Ok(Outcome::Stopped);
-    let ended = if let Style::Daemon { fail_fast } = style {
-        let agent_store = AgentStore::open(config, Clock::system()).await?;
+    let ended = if let (Style::Daemon { fail_fast }, Some(agent_store)) = (style, agent_store) {
         agent_store.add(&mut supervisor);
-        running.change(|engines| engines.agent_store = Some(agent_store.clone()));
+        wiring.add(&running, &agent_store, &mut supervisor);
         watching::add(&running, &agent_store, &mut supervisor);
         let (reloads, asked) = Reloads::new(origin.stamp);
-        add_surfaces(config, &origin, &running, &reloads, &mut supervisor)?;
+        let shown = (&running, &agent_store, &reloads);
+        add_surfaces(config, &origin, shown, &mut supervisor)?;
         let reloader = Reloader::new(origin, wiring, running.clone(), reloads);
         let mut serving = Serving {
             running: running.clone(),
@@ -163,17 +166,17 @@ pub async fn run(
 fn add_surfaces(
     config: &Config,
     origin: &Origin,
-    running: &Running,
-    reloads: &Reloads,
+    (running, store, reloads): (&Running, &AgentStore, &Reloads),
     supervisor: &mut Supervisor,
 ) -> Result<(), RunError> {
     let meter = Meter::new(running.clone(), reloads.clone(), supervisor.board());
     let surfaces = Surfaces {
-        all: kernel::routes(&super::kernel::state(running), OpenApiRouter::default()),
+        all: kernel::surface(config, running, store, supervisor),
         scheduler: None,
     };
     super::http::add(config, surfaces, running, meter.clone(), supervisor);
-    super::control::add(config, running, meter, reloads.clone(), None, supervisor)?;
+    let audit = Some(store.audit.clone());
+    super::control::add(config, running, meter, reloads.clone(), audit, supervisor)?;
     service_manager::add(running, supervisor);
     let file = origin.sources.file_in_use();
     let reloads = reloads.clone();

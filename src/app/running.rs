@@ -1,7 +1,7 @@
 //! What runs now. A reload puts other engines in the place of those that run; whoever shows or asks
 //! something looks here each time, and so never holds on to what was.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -46,7 +46,15 @@ pub(super) struct Traffic {
 /// A polled panel, and where reports to it go.
 pub(super) type ToPanel = (Panel, Arc<dyn Sink>);
 
+/// The same for what is itself held by what runs, and must not keep it alive.
+pub(super) type WeakRunning = Weak<watch::Sender<Engines>>;
+
 impl Running {
+    /// For what is held by what runs.
+    pub(super) fn downgrade(&self) -> WeakRunning {
+        Arc::downgrade(&self.0)
+    }
+
     pub(super) fn new(engines: Engines) -> Self {
         Self(Arc::new(watch::Sender::new(engines)))
     }

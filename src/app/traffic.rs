@@ -18,6 +18,7 @@ use crate::control::{self, Call, ControlError};
 use crate::model::progress::Silent;
 use crate::model::report::{Decision, ReportId};
 use crate::store::StoreError;
+use crate::sync;
 use crate::traffic::ledger::{self, Ledger, Undecided};
 use crate::traffic::receivers::REPORT_TRAFFIC;
 use crate::traffic::status::TrafficStatus;
@@ -76,8 +77,9 @@ pub async fn collect(config: &Config) -> Result<TrafficStatus, TrafficError> {
 /// One read of every Xray, and nothing of the panel.
 async fn collect_here(config: &Config) -> Result<TrafficStatus, TrafficError> {
     let mut supervisor = Supervisor::new();
-    let wiring = Wiring::new(supervisor.groups(), Arc::new(Silent), false);
-    let Some(engine) = wiring.build_traffic(config, None)? else {
+    let wiring = Wiring::new(supervisor.groups(), Arc::new(Silent), None);
+    let pushed = sync::engine::pushed(config, Clock::system())?;
+    let Some(engine) = wiring.build_traffic(config, &pushed, None)? else {
         return Ok(TrafficStatus::default());
     };
     let engine = engine.into_engine();

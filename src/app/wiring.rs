@@ -10,22 +10,28 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::join;
 
+use super::agent_store::{self, AgentStore};
+use super::kernel::{KernelSinks, Quotas, TakenTeller};
 use super::metrics::Looker;
 use super::run::RunError;
 use super::running::{Counting, Engines, Running, ToPanel, Traffic};
 use super::traffic::TrafficError;
 use crate::base::clock::Clock;
-use crate::base::supervise::{Group, Groups};
+use crate::base::supervise::{Group, Groups, Supervisor};
 use crate::config::Config;
 use crate::model::ids::NodeId;
 use crate::model::progress::Progress;
+use crate::model::report::TakenBytes;
 use crate::panel::PanelClient;
+use crate::sync::pushed::Pushed;
+use crate::sync::pushed::quota::QuotaWatch;
 use crate::sync::{
     self,
     engine::{HookTask, MadeOf},
     pushed::quota::NobodyWatches,
 };
 use crate::traffic;
+use crate::traffic::ledger::Around;
 use crate::traffic::sink::Sink;
 
 /// Engines that give way to others have this long to end; it is over before the service manager or a
@@ -40,6 +46,9 @@ pub(super) struct Wiring {
     /// They poll, count and report by themselves until the end.
     keeps_running: bool,
     counting: Counting,
+    store: Option<AgentStore>,
+    kernel_sinks: KernelSinks,
+    taken: Option<TakenTeller>,
     sync: Option<Group>,
     hooks: BTreeMap<NodeId, Hook>,
     traffic: Option<Group>,
@@ -86,8 +95,17 @@ pub(super) enum NextTraffic {
 }
 
 impl Wiring {
-    pub(super) fn new(groups: Groups, progress: Arc<dyn Progress>, keeps_running: bool) -> Self {
+    /// `store`: what an agent that keeps running tells with.
+    pub(super) fn new(
+        groups: Groups,
+        progress: Arc<dyn Progress>,
+        store: Option<AgentStore>,
+    ) -> Self {
+        let keeps_running = store.is_some();
         Self {
+            store,
+            kernel_sinks: KernelSinks::new(Clock::system()),
+            taken: None,
             groups,
             clock: Clock::system(),
             progress,
@@ -105,20 +123,31 @@ impl Wiring {
         config: &Config,
         counts_traffic: bool,
     ) -> Result<Running, RunError> {
+        let engine = sync::engine::Engine::build(config, &self.context(config))?;
+        self.taken = Some(TakenTeller::new(engine.pushed().clone()));
         let traffic = if counts_traffic {
-            self.build_traffic(config, None)?
+            self.build_traffic(config, engine.pushed(), None)?
         } else {
             None
         };
-        let engine = sync::engine::Engine::build(config, &self.context(config))?;
         let traffic = traffic.map(|new| self.start_traffic(config, new));
         let sync = self.start_sync(engine);
-        Ok(Running::new(Engines {
+        let running = Running::new(Engines {
             config: Arc::new(config.clone()),
             sync,
             traffic,
-            agent_store: None,
-        }))
+            agent_store: self.store.clone(),
+        });
+        self.kernel_sinks.run_by(&running);
+        Ok(running)
+    }
+
+    /// Follows, for as long as the agent runs, where the bytes of pushed users go.
+    pub(super) fn add(&self, running: &Running, store: &AgentStore, supervisor: &mut Supervisor) {
+        self.kernel_sinks.add(running, store, supervisor);
+        if let Some(taken) = &self.taken {
+            taken.add(store, supervisor);
+        }
     }
 
     /// The users' part of `config`, to take over from `before`.
@@ -139,6 +168,7 @@ impl Wiring {
     pub(super) fn build_traffic(
         &self,
         config: &Config,
+        pushed: &Arc<Pushed>,
         before: Option<&Traffic>,
     ) -> Result<Option<NewTraffic>, TrafficError> {
         if super::traffic::uncounted(config).is_some() {
@@ -146,11 +176,13 @@ impl Wiring {
         }
         let sink = report_traffic(config, before)?;
         let inbounds = sync::engine::emails(config, self.clock)?;
+        let courier = self.store.as_ref().map(|store| store.courier.clone());
+        let courier = courier.unwrap_or_else(|| agent_store::courier(config));
         let context = traffic::engine::Context {
             inbounds: &inbounds,
             sinks: sink.iter().map(|(_, sink)| sink.clone()).collect(),
-            kernel_sinks: Vec::new(),
-            around: traffic::ledger::Around::default(),
+            kernel_sinks: self.kernel_sinks.at_start(config, pushed, &courier),
+            around: self.around(pushed),
             clock: self.clock,
             on_stop: self.keeps_running,
         };
@@ -287,6 +319,23 @@ impl Wiring {
         Looker::new(spec, self.clock, config.metrics)
     }
 
+    /// Who says for which panel bytes are, and who hears of them.
+    fn around(&self, pushed: &Arc<Pushed>) -> Around {
+        let taken = self.taken.clone();
+        Around {
+            owners: pushed.clone(),
+            pushed_bytes: Some(pushed.clone()),
+            taken_bytes: taken.map(|taken| Arc::new(taken) as Arc<dyn TakenBytes>),
+        }
+    }
+
+    fn quota_watch(&self) -> Arc<dyn QuotaWatch> {
+        match &self.store {
+            Some(store) => Arc::new(Quotas(store.clone())),
+            None => Arc::new(NobodyWatches),
+        }
+    }
+
     fn context(&self, config: &Config) -> sync::engine::Context {
         sync::engine::Context {
             clock: self.clock,
@@ -295,7 +344,7 @@ impl Wiring {
             polls: self.keeps_running,
             around_removal: Arc::new(self.counting.clone()),
             cutter: super::cutting::cutter(config),
-            quota_watch: Arc::new(NobodyWatches),
+            quota_watch: self.quota_watch(),
         }
     }
 }

@@ -16,7 +16,9 @@ use super::call::{Answer, Call};
 use super::client::EgressClient;
 use super::policy::{Own, Policy};
 use crate::model::allowed::Allowed;
-use crate::model::delivery::{Origin, Post, PostAnswer, PostRequest};
+use crate::model::delivery::{
+    Origin, Post, PostAnswer, PostForAnswer, PostReply, PostRequest, Unanswered,
+};
 
 /// Whoever calls waits 30 s: an answer whose body does not come is to be an answer before that.
 const CALL_TAKES: Duration = Duration::from_secs(25);
@@ -80,6 +82,19 @@ impl Courier {
     /// A panic while it was held leaves it whole: it is changed by what cannot fail.
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PostForAnswer for Courier {
+    fn post_for_answer(
+        &self,
+        request: PostRequest,
+        body_bytes_max: usize,
+    ) -> BoxFuture<'_, Result<PostReply, Unanswered>> {
+        Box::pin(async move {
+            let client = self.client(request.origin).map_err(Unanswered::NotSent)?;
+            client.post_for_answer(request, body_bytes_max).await
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use crate::base::clock::Clock;
 use crate::model::delivery::{Fate, Outgoing, Render, Target, TargetId, Wanted};
 use crate::model::event::{Event, EventId};
-use crate::store::{Store, StoreError, Work, WorkError};
+use crate::store::{Spec, Store, StoreError, Work, WorkError, open_read_only};
 
 pub use queue::{GivenUp, Next};
 pub use targets::TargetStatus;
@@ -87,6 +87,15 @@ impl Bells {
         let bells = self.of_targets.lock();
         bells.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The targets in this `agent.db`, whoever has it open; none where there is no file yet.
+pub fn kept(spec: &Spec) -> Result<Vec<TargetStatus>, StoreError> {
+    let Some(connection) = open_read_only(spec)? else {
+        return Ok(Vec::new());
+    };
+    let unread = |e| StoreError::Unavailable(format!("reading {}: {e}", spec.file.display()));
+    targets::all(&connection).map_err(unread)
 }
 
 impl Outbox {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 
 use super::ports::Agent;
 use crate::base::redact;
@@ -66,8 +67,13 @@ impl Live {
 
     /// Passes in a row that failed.
     pub(super) fn failures(&self) -> u32 {
-        let failed = self.status.as_ref().is_some_and(|it| it.error.is_some());
-        u32::from(failed)
+        self.status.as_ref().map_or(0, |it| it.failures)
+    }
+
+    /// When the last one did, in milliseconds before `now`.
+    pub(super) fn failed_before_ms(&self, now: Timestamp) -> Option<u64> {
+        let failed_at = self.status.as_ref()?.failed_at?;
+        u64::try_from(now.duration_since(failed_at).as_millis()).ok()
     }
 
     /// Users who are there.

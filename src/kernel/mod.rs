@@ -35,10 +35,13 @@ pub mod wire;
 use std::sync::Arc;
 
 use axum::middleware::from_fn_with_state;
+use serde::Serialize;
+use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::events::outbox::Outbox;
+use people::People;
 use ports::{Agent, Callbacks, PushedUsers, Registrations, Totals};
 
 /// What the routes work with. Cheap to clone.
@@ -67,6 +70,18 @@ impl State {
         Self(Arc::new(ports))
     }
 
+    /// The inbounds and the users as the routes show them, for an export.
+    pub async fn shown(&self) -> (Vec<Value>, Vec<Value>) {
+        let inbounds = live::listed(&*self.ports().agent).await;
+        let protocols = inbounds.iter().map(protocols::of_inbound);
+        let people = People::of(self.ports()).await;
+        let users = people.iter().map(|it| it.view(false));
+        (
+            protocols.map(written).collect(),
+            users.map(written).collect(),
+        )
+    }
+
     pub(crate) fn ports(&self) -> &Ports {
         &self.0
     }
@@ -77,8 +92,17 @@ impl State {
 #[openapi(components(schemas(error::ErrorResponse)))]
 struct Besides;
 
-/// Every route of the surface, behind its credentials. `further` are routes that have their state.
-pub fn routes(state: &State, further: OpenApiRouter) -> OpenApiRouter {
+fn written(shown: impl Serialize) -> Value {
+    serde_json::to_value(shown).unwrap_or_default()
+}
+
+/// Every route of the surface, behind its credentials. `further` are routes that have their state;
+/// `within` lays around all of them what only those who were let in pass.
+pub fn routes(
+    state: &State,
+    further: OpenApiRouter,
+    within: impl FnOnce(OpenApiRouter) -> OpenApiRouter,
+) -> OpenApiRouter {
     let own = OpenApiRouter::with_openapi(Besides::openapi())
         .merge(protocols::routes())
         .merge(subscriptions::routes())
@@ -87,7 +111,6 @@ pub fn routes(state: &State, further: OpenApiRouter) -> OpenApiRouter {
         .merge(tls::routes())
         .merge(traffic::routes())
         .merge(users::routes());
-    own.with_state(state.clone())
-        .merge(further)
+    within(own.with_state(state.clone()).merge(further))
         .layer(from_fn_with_state(state.clone(), auth::admit))
 }

@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::wire::requests::{Change, Metadata};
-use crate::base::secret::Secret;
 use crate::config::Config;
+use crate::model::health::Health;
 use crate::model::ids::{InboundTag, NodeId, UserId};
-use crate::model::pushed::PushedUser;
+use crate::model::pushed::{PushedPatch, PushedUser};
 use crate::model::user_list::Users;
 use crate::registry::lives::{Lease, Node, Refused, Registered, Said};
 use crate::sync::status::NodeStatus;
@@ -88,25 +87,6 @@ pub struct PushedView {
     pub exhausted: bool,
 }
 
-/// What is to change of a pushed user.
-#[derive(Clone, Debug, Default)]
-pub struct Patch {
-    /// His password.
-    pub password: Option<Secret>,
-    /// Bytes that he may have.
-    pub allocated: Option<u64>,
-    /// Bytes that he had.
-    pub used: Option<u64>,
-    /// His limit of speed.
-    pub up: Change,
-    /// The limit of what he is sent.
-    pub down: Change,
-    /// Further facts.
-    pub metadata: Option<Metadata>,
-    /// Words that he is sorted by.
-    pub tags: Option<Vec<String>>,
-}
-
 /// Why pushed users stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
@@ -170,7 +150,8 @@ pub trait PushedUsers: Send + Sync {
     fn create(&self, user: PushedUser) -> BoxFuture<'_, Result<(), PushError>>;
 
     /// Changes one.
-    fn patch<'a>(&'a self, id: &'a str, patch: Patch) -> BoxFuture<'a, Result<(), PushError>>;
+    fn patch<'a>(&'a self, id: &'a str, patch: PushedPatch)
+    -> BoxFuture<'a, Result<(), PushError>>;
 
     /// Removes one.
     fn delete<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), PushError>>;
@@ -194,6 +175,9 @@ pub enum RegistrationError {
 pub trait Registrations: Send + Sync {
     /// All of them, by id.
     fn list(&self) -> Vec<Arc<Registered>>;
+
+    /// How a managed inbound was last told to be, by its kernel id; `None`: nothing was told yet.
+    fn health_of(&self, inbound: &str) -> Option<Health>;
 
     /// Takes one in, or renews it.
     fn register(&self, node: Node) -> BoxFuture<'_, Result<Lease, RegistrationError>>;

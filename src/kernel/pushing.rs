@@ -14,11 +14,11 @@ use tokio::task::spawn_blocking;
 use super::State;
 use super::error::{bad_request, conflict, managed_by_panel, not_found, not_supported};
 use super::input::unreadable;
-use super::ports::{Patch, PushError, PushedUsers};
-use super::wire::requests::{Change, Metadata, RatePatch, User, UserPatchRequest};
+use super::ports::{PushError, PushedUsers};
+use super::wire::requests::{Metadata, RatePatch, User, UserPatchRequest};
 use crate::base::redact;
 use crate::http::HttpError;
-use crate::model::pushed::{PushedId, PushedUser, Quota, Rate};
+use crate::model::pushed::{Change, PushedId, PushedPatch, PushedUser, Quota, Rate};
 
 /// Longest id, in bytes: it is part of paths, and kept with each user.
 const ID_BYTES_MAX: usize = 128;
@@ -132,7 +132,7 @@ pub(super) fn pushed(user: User) -> Result<PushedUser, String> {
 }
 
 /// What is to change of a user.
-pub(super) fn patch(id: &str, asked: UserPatchRequest) -> Result<Patch, HttpError> {
+pub(super) fn patch(id: &str, asked: UserPatchRequest) -> Result<PushedPatch, HttpError> {
     if let Some(metadata) = &asked.metadata {
         check_facts(id, metadata).map_err(bad_request)?;
     }
@@ -141,7 +141,7 @@ pub(super) fn patch(id: &str, asked: UserPatchRequest) -> Result<Patch, HttpErro
         down: Change::Keep,
     });
     let traffic = asked.traffic.unwrap_or_default();
-    Ok(Patch {
+    Ok(PushedPatch {
         password: asked.password,
         allocated: traffic.allocated,
         used: traffic.used,

@@ -23,7 +23,7 @@ use super::wire::status::{
 };
 use crate::http::HttpError;
 use crate::metrics;
-use crate::model::health::{Health, Thresholds};
+use crate::model::health::Health;
 use crate::registry::lives::Registered;
 
 pub(super) fn routes() -> OpenApiRouter<State> {
@@ -87,7 +87,11 @@ async fn response(state: &State, cut: &Cut) -> StatusResponse {
     };
     let thresholds = ports.agent.config().kernel.thresholds();
     let nodes = || {
-        let managed = inbounds.iter().map(|it| of_inbound(it, thresholds));
+        let told = |live: &Live| ports.nodes.as_ref()?.health_of(live.id());
+        let managed = inbounds.iter().map(|it| {
+            let counted = || Health::after(it.failures(), thresholds);
+            of_inbound(it, told(it).unwrap_or_else(counted))
+        });
         let others = registered.iter().map(|it| of_registered(it));
         managed.chain(others).collect::<Vec<_>>()
     };
@@ -113,14 +117,14 @@ async fn response(state: &State, cut: &Cut) -> StatusResponse {
     }
 }
 
-fn of_inbound(live: &Live, thresholds: Thresholds) -> NodeStatus {
+fn of_inbound(live: &Live, told: Health) -> NodeStatus {
     NodeStatus {
         id: live.id().to_owned(),
         role: NodeRole::Listener,
         protocol: live.protocol(),
         tags: Vec::new(),
         description: live.status.as_ref().and_then(|it| it.error.clone()),
-        health: health(Health::after(live.failures(), thresholds), None),
+        health: health(told, live.failed_before_ms(Timestamp::now())),
         interfaces: None,
     }
 }

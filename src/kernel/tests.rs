@@ -21,7 +21,7 @@ use crate::config::{Config, Environment, Need, Sources, read};
 use crate::events::outbox::{Limits, Outbox};
 use crate::model::health::Thresholds;
 use crate::model::ids::{InboundTag, NodeId, UserId};
-use crate::model::pushed::PushedUser;
+use crate::model::pushed::{PushedPatch, PushedUser};
 use crate::model::user_list::Users;
 use crate::registry::lives::{Lease, Lives, Node, Registered, Said};
 use crate::store::agent;
@@ -150,7 +150,11 @@ impl PushedUsers for Memory {
         ready(Ok(())).boxed()
     }
 
-    fn patch<'a>(&'a self, id: &'a str, patch: Patch) -> BoxFuture<'a, Result<(), PushError>> {
+    fn patch<'a>(
+        &'a self,
+        id: &'a str,
+        patch: PushedPatch,
+    ) -> BoxFuture<'a, Result<(), PushError>> {
         let changed = self.change(id, |all| {
             let user = all.get_mut(&(None, id.to_owned())).unwrap();
             let quota = &mut user.quota;
@@ -191,6 +195,10 @@ impl Registrations for Registry {
     fn list(&self) -> Vec<Arc<Registered>> {
         let lives = self.0.lock().unwrap();
         lives.nodes().cloned().map(Arc::new).collect()
+    }
+
+    fn health_of(&self, _inbound: &str) -> Option<crate::model::health::Health> {
+        None
     }
 
     fn register(&self, node: Node) -> BoxFuture<'_, Result<Lease, RegistrationError>> {
@@ -263,7 +271,7 @@ impl Stage {
             outbox: Some(Outbox::new(store, Limits::default(), Clock::system())),
             callbacks: Some(Arc::new(NotHere)),
         });
-        let (router, _) = routes(&state, OpenApiRouter::default()).split_for_parts();
+        let (router, _) = routes(&state, OpenApiRouter::default(), |all| all).split_for_parts();
         Self {
             agent,
             router,

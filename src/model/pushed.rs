@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Deserializer};
+
 use super::desired::InboundKey;
 use super::ids::UserId;
 use crate::base::secret::Secret;
@@ -55,6 +57,32 @@ pub struct Rate {
     pub down: Option<u64>,
 }
 
+/// What becomes of a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is this, or none.
+    Set(Option<u64>),
+}
+
+impl Change {
+    /// What it is then.
+    pub fn on(self, before: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Keep => before,
+            Self::Set(limit) => limit,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Change {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        Option::deserialize(source).map(Self::Set)
+    }
+}
+
 /// What is changed of a pushed user; what is `None` stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PushedPatch {
@@ -64,8 +92,10 @@ pub struct PushedPatch {
     pub allocated: Option<u64>,
     /// Bytes that the panel knows of now.
     pub used: Option<u64>,
-    /// His limits of speed, each by itself.
-    pub rate: Rate,
+    /// His limit of speed.
+    pub up: Change,
+    /// The limit of what he is sent.
+    pub down: Change,
     /// Facts by name, each by itself; null takes one away.
     pub metadata: Option<BTreeMap<String, serde_json::Value>>,
     /// All his words.
@@ -79,8 +109,8 @@ impl PushedPatch {
         user.password = self.password.unwrap_or(user.password);
         user.quota.allocated = self.allocated.unwrap_or(user.quota.allocated);
         user.quota.used = self.used.unwrap_or(user.quota.used);
-        user.rate.up = self.rate.up.or(user.rate.up);
-        user.rate.down = self.rate.down.or(user.rate.down);
+        user.rate.up = self.up.on(user.rate.up);
+        user.rate.down = self.down.on(user.rate.down);
         user.tags = self.tags.unwrap_or(user.tags);
         user.metadata.extend(self.metadata.unwrap_or_default());
         user.metadata.retain(|_, value| !value.is_null());

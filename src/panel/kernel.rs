@@ -44,6 +44,14 @@ pub struct KernelClient {
     calls: Arc<Calls>,
 }
 
+/// Where a panel of this address takes records of traffic.
+pub fn traffic_url(base: &Url) -> Url {
+    let mut url = base.clone();
+    let path = base.path().trim_end_matches('/');
+    url.set_path(&format!("{path}/api/v1/kernel/traffic"));
+    url
+}
+
 impl KernelClient {
     /// Fails when the system's certificates cannot be loaded, or the token does not fit in a header.
     pub fn new(config: KernelPanel) -> Result<Self, String> {
@@ -69,17 +77,9 @@ impl KernelClient {
         self.calls.clone()
     }
 
-    /// Where records of traffic go.
-    pub fn traffic_url(&self) -> Url {
-        let mut url = self.config.url.clone();
-        let base = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{base}/api/v1/kernel/traffic"));
-        url
-    }
-
     /// Sends records, once. To be given up it may be dropped at any time; its outcome is then not known.
     pub async fn send_traffic(&self, records: Bytes) -> Answer {
-        let url = self.traffic_url();
+        let url = traffic_url(&self.config.url);
         // A connection that the panel has closed is then known to be, and not used.
         tokio::task::yield_now().await;
         let (content, handover) = handover::of(records);

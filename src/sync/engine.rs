@@ -121,7 +121,10 @@ struct Common<'a> {
 impl Engine {
     /// Builds everything that `config` names, and takes the lock of each inbound.
     pub fn build(config: &Config, context: &Context) -> Result<Self, BuildError> {
-        Self::assemble(config, context, &Carried::default())
+        let engine = Self::assemble(config, context, &Carried::default())?;
+        // Nothing was there before that would need what was.
+        engine.pushed.polled_by(engine.polled.clone());
+        Ok(engine)
     }
 
     /// The same for what takes the place of `before`, with the same state folder. Nothing changes for
@@ -274,6 +277,11 @@ impl Engine {
                 .map(|parts| (parts.key.clone(), parts.passes.clone()))
                 .collect(),
         }
+    }
+
+    /// The pushed users.
+    pub fn pushed(&self) -> &Arc<Pushed> {
+        &self.pushed
     }
 
     /// Takes the hooks' loops out of it, for whoever lets some of them run on.
@@ -430,6 +438,14 @@ impl Changes {
         let (changed, ..) = futures_util::future::select_all(waits).await;
         changed.expect("invariant: the handle holds the senders");
     }
+}
+
+/// The pushed users and what the polls said, for whoever counts traffic without the loops.
+pub fn pushed(config: &Config, clock: Clock) -> Result<Arc<Pushed>, FileError> {
+    let nothing = Carried::default();
+    let pushed = nothing.pushed(config, clock)?;
+    pushed.polled_by(nothing.polled(config)?);
+    Ok(pushed)
 }
 
 /// Cuts a user off in these inbounds, all at once.

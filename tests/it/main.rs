@@ -55,6 +55,7 @@ mod metrics_examples;
 mod metrics_page;
 mod node_events;
 mod old_core;
+mod panel_day;
 mod program;
 mod protocols;
 mod pushed;

@@ -183,10 +183,14 @@ impl Reloader {
         }
         if changes.traffic {
             let traffic = before.traffic.as_ref();
-            next.traffic = match self.wiring.build_traffic(&config, traffic)? {
-                Some(new) => NextTraffic::New(Box::new(new)),
-                None => NextTraffic::None,
-            };
+            next.traffic =
+                match self
+                    .wiring
+                    .build_traffic(&config, before.sync.pushed(), traffic)?
+                {
+                    Some(new) => NextTraffic::New(Box::new(new)),
+                    None => NextTraffic::None,
+                };
         }
         // The last that can fail.
         self.origin.log.set(&config.log).map_err(Refused::Log)?;

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::nodes::NodeRole;
 use super::special::Scalar;
 use crate::base::secret::Secret;
+use crate::model::pushed::Change;
 use crate::registry::lives::Said;
 
 /// Facts by name, each a text, a number or a boolean; what is null is left out.
@@ -110,32 +111,6 @@ pub struct RatePatch {
     #[serde(default)]
     #[schema(value_type = Option<u64>, required = false)]
     pub down: Change,
-}
-
-/// What becomes of a limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Change {
-    /// It stays as it is.
-    #[default]
-    Keep,
-    /// It is this, or none.
-    Set(Option<u64>),
-}
-
-impl Change {
-    /// What it is then.
-    pub fn on(self, before: Option<u64>) -> Option<u64> {
-        match self {
-            Self::Keep => before,
-            Self::Set(limit) => limit,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Change {
-    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
-        Option::deserialize(source).map(Self::Set)
-    }
 }
 
 /// A node with its users.
