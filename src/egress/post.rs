@@ -102,17 +102,24 @@ impl Post for Courier {
     fn post(&self, request: PostRequest) -> BoxFuture<'_, Result<PostAnswer, String>> {
         Box::pin(async move {
             let client = self.client(request.origin)?;
-            let sent = client.send(call(request)?).await;
+            let sent = client
+                .send(call(&request, CALL_TAKES, BODY_BYTES_MAX)?)
+                .await;
             sent.map(|answer| head_of(&answer))
                 .map_err(|e| e.to_string())
         })
     }
 }
 
-fn call(request: PostRequest) -> Result<Call, String> {
+/// The call that sends it.
+pub(super) fn call(
+    request: &PostRequest,
+    limit: Duration,
+    body_bytes_max: usize,
+) -> Result<Call, String> {
     // What the reader of URLs says of one that is none does not repeat it.
     let url = Url::parse(&request.url).map_err(|e| format!("the address is no URL: {e}"))?;
-    let mut call = Call::new(Method::POST, url, CALL_TAKES);
+    let mut call = Call::new(Method::POST, url, limit);
     for (name, value) in &request.headers {
         let unfit = |_| format!("the header {name} cannot be sent with this value");
         let mut value = HeaderValue::from_str(value.expose()).map_err(unfit)?;
@@ -120,12 +127,13 @@ fn call(request: PostRequest) -> Result<Call, String> {
         call.own_headers
             .insert(HeaderName::from_static(name), value);
     }
-    call.body = request.body;
-    call.body_bytes_max = BODY_BYTES_MAX;
+    call.body = request.body.clone();
+    call.body_bytes_max = body_bytes_max;
     Ok(call)
 }
 
-fn head_of(answer: &Answer) -> PostAnswer {
+/// What of an answer says how it was taken.
+pub(super) fn head_of(answer: &Answer) -> PostAnswer {
     let text = |name| {
         let value: &HeaderValue = answer.headers.get(name)?;
         value.to_str().ok().map(str::to_owned)

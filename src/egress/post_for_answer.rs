@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::header::{HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
-use http::{HeaderMap, Method};
-use url::Url;
 
-use super::call::{Answer, Call, End};
+use super::call::{Answer, End};
 use super::client::EgressClient;
 use super::error::EgressError;
-use crate::model::delivery::{PostAnswer, PostForAnswer, PostReply, PostRequest, Unanswered};
+use super::post::{call, head_of};
+use crate::model::delivery::{PostForAnswer, PostReply, PostRequest, Unanswered};
 
 /// Whoever calls sets the deadline; this is a bound against none.
 const TAKES_MAX: Duration = Duration::from_mins(1);
@@ -22,8 +20,7 @@ impl PostForAnswer for EgressClient {
         body_bytes_max: usize,
     ) -> BoxFuture<'_, Result<PostReply, Unanswered>> {
         Box::pin(async move {
-            let mut call = call(&request).map_err(Unanswered::NotSent)?;
-            call.body_bytes_max = body_bytes_max;
+            let call = call(&request, TAKES_MAX, body_bytes_max).map_err(Unanswered::NotSent)?;
             match self.send(call).await {
                 Ok(answer) => Ok(reply(&answer)),
                 Err(EgressError::Lost { target, cause }) => {
@@ -36,32 +33,9 @@ impl PostForAnswer for EgressClient {
     }
 }
 
-fn call(request: &PostRequest) -> Result<Call, String> {
-    let url = Url::parse(&request.url).map_err(|e| format!("the address is no URL: {e}"))?;
-    let mut call = Call::new(Method::POST, url, TAKES_MAX);
-    for (name, secret) in &request.headers {
-        let mut value = HeaderValue::from_str(secret.expose())
-            .map_err(|_| format!("the header {name} cannot be sent as it is"))?;
-        value.set_sensitive(true);
-        call.own_headers
-            .insert(HeaderName::from_static(name), value);
-    }
-    call.body = request.body.clone();
-    Ok(call)
-}
-
 fn reply(answer: &Answer) -> PostReply {
-    let header = |headers: &HeaderMap, name| {
-        let value = headers.get(name).and_then(|value| value.to_str().ok());
-        value.map(str::to_owned)
-    };
-    let location = header(&answer.headers, LOCATION).and_then(|to| Url::parse(&to).ok());
     PostReply {
-        answer: PostAnswer {
-            status: answer.status.as_u16(),
-            retry_after: header(&answer.headers, RETRY_AFTER),
-            location_host: location.and_then(|to| to.host_str().map(str::to_owned)),
-        },
+        answer: head_of(answer),
         body: answer.body.clone(),
         is_whole: answer.end == End::Whole,
     }
