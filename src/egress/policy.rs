@@ -251,7 +251,7 @@ pub enum Why {
     /// An address that must be on the list.
     #[error(
         "is not called: it leads to {0}, {1}, which callbacks reach only if the configuration's \
-             list of allowed targets holds it"
+             list of allowed targets, kernel.callbacks_allow, holds it"
     )]
     Unlisted(IpAddr, Kind),
     /// What is ours; the address where one was judged.

@@ -326,7 +326,8 @@ fn a_refusal_says_what_it_is_and_what_to_do_and_no_secret() {
         (
             format!("http://{canary}10.0.0.1/?canary"),
             "10.0.0.1:80 is not called: it leads to 10.0.0.1, a private address, which callbacks \
-             reach only if the configuration's list of allowed targets holds it",
+             reach only if the configuration's list of allowed targets, kernel.callbacks_allow, \
+             holds it",
         ),
         (
             format!("https://{canary}xray.internal:10086/#canary"),
