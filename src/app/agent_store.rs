@@ -108,17 +108,22 @@ impl AgentStore {
         }
     }
 
-    /// Tells of something that is written down nowhere else.
-    pub(super) async fn tell(&self, name: EventName, payload: &Value) {
+    /// Tells of something that is written down nowhere else; whether it is on the disk. One that can
+    /// never be counts as told.
+    pub(super) async fn tell(&self, name: EventName, payload: &Value) -> bool {
         let event = match Event::new(name, self.clock.now(), payload) {
             Ok(event) => event,
-            Err(e) => return debug!("the event {name} cannot be told: {e}"),
+            Err(e) => {
+                debug!("the event {name} cannot be told: {e}");
+                return true;
+            }
         };
         match timeout(EVENT_TAKES, self.events.publish(event)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(e)) => debug!("the event {name} is told to streams only: {e}"),
             Err(_) => debug!("the event {name} waits for the store"),
         }
+        false
     }
 
     /// The agent is there.

@@ -40,10 +40,10 @@ impl Heard {
 }
 
 impl QuotaWatch for Heard {
-    fn changed(&self, change: QuotaChanged) -> BoxFuture<'_, ()> {
+    fn changed(&self, change: QuotaChanged) -> BoxFuture<'_, bool> {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         heard.push(change);
-        Box::pin(std::future::ready(()))
+        Box::pin(std::future::ready(true))
     }
 }
 

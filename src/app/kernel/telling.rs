@@ -29,10 +29,10 @@ const NAP: std::time::Duration = std::time::Duration::from_secs(20);
 pub(in crate::app) struct Quotas(pub(in crate::app) AgentStore);
 
 impl QuotaWatch for Quotas {
-    fn changed(&self, change: QuotaChanged) -> BoxFuture<'_, ()> {
+    fn changed(&self, change: QuotaChanged) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             let payload = payload(&change);
-            self.0.tell(EventName::UserQuotaChanged, &payload).await;
+            self.0.tell(EventName::UserQuotaChanged, &payload).await
         })
     }
 }

@@ -11,6 +11,9 @@ use crate::model::desired::{Claim, Desired, DesiredSource, InboundKey};
 use crate::model::ids::UserId;
 use crate::model::user_list::Users;
 
+/// Its name as a source.
+pub(in crate::sync) const SOURCE: &str = "pushed";
+
 /// What was said of an inbound.
 pub(super) struct Cached {
     version: u64,
@@ -20,7 +23,7 @@ pub(super) struct Cached {
 
 impl DesiredSource for Pushed {
     fn name(&self) -> &'static str {
-        "pushed"
+        SOURCE
     }
 
     fn desired(&self, inbound: &InboundKey, form: Option<CredentialForm>) -> Claim {

@@ -6,7 +6,7 @@ use tracing::warn;
 use super::error::PushError;
 use super::identity::unfit;
 use super::journal::{Image, Journal};
-use super::quota::{QuotaChanged, Room, used_in_force};
+use super::quota::{Room, Untold, used_in_force};
 use super::record::Stored;
 use super::set::{Change, Set};
 use super::{Pushed, Scope, lock, read, write};
@@ -46,14 +46,9 @@ impl Pushed {
         )
     }
 
-    /// The user with what is kept of his quota, and what is to be told of it. `renews`: what the panel
-    /// knows of was pushed, too.
-    pub(super) fn with_quota(
-        &self,
-        user: Stored,
-        before: Option<&Stored>,
-        renews: bool,
-    ) -> (Stored, Option<QuotaChanged>) {
+    /// The user with what is kept of his quota, and with what is to be told of it. `renews`: what the
+    /// panel knows of was pushed, too.
+    pub(super) fn with_quota(&self, user: Stored, before: Option<&Stored>, renews: bool) -> Stored {
         let mut user = match before {
             Some(before) => user.after(before),
             None => user,
@@ -70,8 +65,8 @@ impl Pushed {
         });
         let is_news = has_other || was_exhausted != user.exhausted;
         let previous = before.map_or(current, |before| self.room(before));
-        let news = is_news.then(|| user.news(previous, current));
-        (user, news)
+        user.has_to_tell(is_news.then_some(Untold { previous, current }));
+        user
     }
 
     /// Adds changes to a set, on the disk first.

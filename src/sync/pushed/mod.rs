@@ -17,7 +17,7 @@ mod set;
 mod view;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -28,7 +28,7 @@ use tracing::warn;
 use self::claims::Cached;
 use self::counts::Counts;
 use self::journal::Journal;
-use self::quota::QuotaChanged;
+use self::record::Stored;
 use self::set::{GONE_SECONDS_MAX, Set};
 use super::polled::Polled;
 use super::state::escaped;
@@ -38,6 +38,7 @@ use crate::model::credentials::{CredentialForm, DerivingKey};
 use crate::model::desired::{Claim, InboundKey};
 use crate::model::ids::UserId;
 
+pub(super) use self::claims::SOURCE;
 pub use self::error::PushError;
 pub use self::key::kept as kept_key;
 pub use self::view::PushedView;
@@ -51,6 +52,9 @@ pub enum Scope {
     /// To this one.
     Inbound(InboundKey),
 }
+
+/// A user of a set, by his id at the panel.
+type Whose = (Scope, Arc<str>);
 
 /// The pushed source.
 pub struct Pushed {
@@ -68,8 +72,8 @@ pub struct Pushed {
     claims: Mutex<HashMap<InboundKey, Cached>>,
     /// One mutation after the other.
     writer: Mutex<()>,
-    /// Quotas that changed and of which nobody was told yet.
-    news: Mutex<Vec<QuotaChanged>>,
+    /// Whose quotas changed and are still to be told of; what, is kept with them.
+    news: Mutex<BTreeSet<Whose>>,
     /// Rung when there are news, or bytes were counted.
     bell: Notify,
 }
@@ -141,6 +145,9 @@ impl Pushed {
             warn!(file = %slot.journal.path().display(),
                 "pushed users are unknown, nobody is removed: {why}");
         }
+        // What the last run could not tell any more.
+        let untold = slot.set.users().filter_map(|user| whose(&scope, user));
+        lock(&self.news).extend(untold);
         sets.insert(scope, slot);
         self.changed();
     }
@@ -205,6 +212,13 @@ pub(super) fn kept(
     });
     *write(&pushed.sets) = sets.into();
     Ok(pushed.claim(inbound, form))
+}
+
+/// The user, if something is to be told of him.
+fn whose(scope: &Scope, user: &Stored) -> Option<Whose> {
+    user.untold
+        .is_some()
+        .then(|| (scope.clone(), user.id.clone()))
 }
 
 fn file(folder: &Path, scope: &Scope) -> PathBuf {

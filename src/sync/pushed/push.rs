@@ -13,7 +13,7 @@ use super::error::PushError;
 use super::journal::Image;
 use super::record::Stored;
 use super::set::{Change, GONE_SECONDS_MAX, Gone, Put};
-use super::{Pushed, Scope, lock, read, write};
+use super::{Pushed, Scope, lock, read, whose, write};
 use crate::base::files::FileError;
 use crate::model::desired::InboundKey;
 use crate::model::ids::UserId;
@@ -150,7 +150,8 @@ impl Pushed {
         let polled = old
             .map(|old| self.polled_of(scope, old))
             .unwrap_or_default();
-        let (stored, news) = self.with_quota(stored, old, renews_quota);
+        let stored = self.with_quota(stored, old, renews_quota);
+        let news = whose(scope, &stored);
         drop(sets);
         let put = Put {
             user: stored.to_record(),
@@ -208,8 +209,8 @@ impl Pushed {
         let mut news = Vec::new();
         let checked = checked.into_iter().map(|stored| {
             let before = old.get(&stored.id);
-            let (stored, new) = self.with_quota(stored, before, true);
-            news.extend(new);
+            let stored = self.with_quota(stored, before, true);
+            news.extend(whose(scope, &stored));
             stored
         });
         let checked = checked.collect();

@@ -2,11 +2,12 @@
 //! knew when it pushed him comes what was counted since, less what it had taken by then. Pure.
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::model::pushed::{PushedId, Quota};
 
 /// How a user stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// Bytes that he has used.
     pub used: u64,
@@ -47,19 +48,41 @@ pub struct QuotaChanged {
     pub exhausted: bool,
 }
 
-/// Is told of quotas that change, each change once.
-pub trait QuotaWatch: Send + Sync {
-    /// Takes note of it.
-    fn changed(&self, change: QuotaChanged) -> BoxFuture<'_, ()>;
+/// A change of which nobody has taken note yet; it is kept with the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Untold {
+    /// How he stood when somebody last took note.
+    pub(super) previous: Room,
+    /// How he stands.
+    pub(super) current: Room,
 }
 
-/// Nobody wants to know.
+impl Untold {
+    /// What is to be told after both: changes that come faster than they can be told are told as one.
+    pub(super) fn merged(before: Option<Self>, after: Option<Self>) -> Option<Self> {
+        match (before, after) {
+            (Some(before), Some(after)) => Some(Self {
+                previous: before.previous,
+                ..after
+            }),
+            (before, after) => after.or(before),
+        }
+    }
+}
+
+/// Is told of quotas that change: each change at least once, until it says that it has taken note.
+pub trait QuotaWatch: Send + Sync {
+    /// Takes note of it; whether that is on the disk. If not, it is told again.
+    fn changed(&self, change: QuotaChanged) -> BoxFuture<'_, bool>;
+}
+
+/// Nobody hears it now: it is told when somebody does.
 #[derive(Clone, Copy, Debug)]
 pub struct NobodyWatches;
 
 impl QuotaWatch for NobodyWatches {
-    fn changed(&self, _change: QuotaChanged) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
+    fn changed(&self, _change: QuotaChanged) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
     }
 }
 

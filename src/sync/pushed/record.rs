@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::identity::{Identities, uuid_of};
-use super::quota::{QuotaChanged, Room};
+use super::quota::{QuotaChanged, Untold};
 use crate::base::secret::Secret;
 use crate::model::credentials::DerivingKey;
 use crate::model::ids::UserId;
@@ -33,8 +33,10 @@ pub(super) struct Stored {
     pub(super) base: u64,
     /// Ids that he had since then.
     pub(super) former: Box<[UserId]>,
-    /// He has used up what he may have, and that was told.
+    /// He has used up what he may have.
     pub(super) exhausted: bool,
+    /// What is still to be told of his quota.
+    pub(super) untold: Option<Box<Untold>>,
 }
 
 /// As a line of the journal has him, password and all: it is never printed.
@@ -60,6 +62,8 @@ pub(super) struct Record {
     former: Box<[UserId]>,
     #[serde(default, skip_serializing_if = "is_default")]
     exhausted: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    untold: Option<Box<Untold>>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -94,6 +98,7 @@ impl Stored {
             base: 0,
             former: Box::default(),
             exhausted: false,
+            untold: None,
         }
     }
 
@@ -128,19 +133,27 @@ impl Stored {
         former.truncate(FORMER_MAX);
         self.former = former.into();
         self.exhausted = before.exhausted;
+        self.untold.clone_from(&before.untold);
         self
     }
 
-    /// That his quota is another one now.
-    pub(super) fn news(&self, previous: Room, current: Room) -> QuotaChanged {
-        QuotaChanged {
+    /// Has this told of his quota, too.
+    pub(super) fn has_to_tell(&mut self, news: Option<Untold>) {
+        let before = self.untold.as_deref().copied();
+        self.untold = Untold::merged(before, news).map(Box::new);
+    }
+
+    /// What is still to be told of his quota.
+    pub(super) fn news(&self) -> Option<QuotaChanged> {
+        let Untold { previous, current } = *self.untold.as_deref()?;
+        Some(QuotaChanged {
             id: PushedId(Box::from(&*self.id)),
             user_id: self.owner.map(|owner| owner.user_id),
             subscription_id: self.owner.and_then(|owner| owner.subscription_id),
             previous,
             current,
             exhausted: current.is_exhausted(),
-        }
+        })
     }
 
     pub(super) fn to_record(&self) -> Record {
@@ -156,6 +169,7 @@ impl Stored {
             base: self.base,
             former: self.former.clone(),
             exhausted: self.exhausted,
+            untold: self.untold.clone(),
         }
     }
 
@@ -179,6 +193,7 @@ impl Stored {
             base: record.base,
             former: record.former,
             exhausted: record.exhausted,
+            untold: record.untold,
         };
         let user = kept.user();
         Self {

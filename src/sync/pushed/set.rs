@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use super::quota::{Room, Untold};
 use super::record::{Record, Stored};
 use crate::model::credentials::DerivingKey;
 use crate::model::ids::UserId;
@@ -29,6 +30,8 @@ pub(super) enum Change {
     Gone(Former),
     /// A user has used up what he may have, or has room again.
     Exhausted(Exhausted),
+    /// Somebody took note of how a user's quota changed.
+    Told(Told),
 }
 
 /// A user, and when he was put so.
@@ -67,6 +70,17 @@ pub(super) struct Former {
 pub(super) struct Exhausted {
     pub(super) id: Box<str>,
     pub(super) is: bool,
+    /// What is to be told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) untold: Option<Untold>,
+}
+
+/// Of what somebody took note.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Told {
+    pub(super) id: Box<str>,
+    /// How the user stood by it.
+    pub(super) current: Room,
 }
 
 /// What is remembered of an id that nobody has any more.
@@ -155,7 +169,8 @@ impl Set {
                 };
                 self.gone.insert(former.user, tombstone);
             }
-            Change::Exhausted(now) => self.set_exhausted(&now.id, now.is),
+            Change::Exhausted(now) => self.set_exhausted(&now),
+            Change::Told(told) => self.set_told(&told),
         }
     }
 
@@ -176,9 +191,25 @@ impl Set {
     }
 
     /// Whether a user has used up what he may have.
-    pub(super) fn set_exhausted(&mut self, id: &str, is: bool) {
-        if let Some(user) = self.users.get_mut(id) {
-            user.exhausted = is;
+    pub(super) fn set_exhausted(&mut self, now: &Exhausted) {
+        if let Some(user) = self.users.get_mut(&*now.id) {
+            user.exhausted = now.is;
+            user.has_to_tell(now.untold);
+        }
+    }
+
+    /// Somebody took note; what came since then is still to be told.
+    fn set_told(&mut self, told: &Told) {
+        if let Some(user) = self.users.get_mut(&*told.id) {
+            user.untold = user
+                .untold
+                .take_if(|untold| untold.current != told.current)
+                .map(|untold| {
+                    Box::new(Untold {
+                        previous: told.current,
+                        ..*untold
+                    })
+                });
         }
     }
 

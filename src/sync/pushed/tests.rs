@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
 
-use super::quota::Room;
+use super::quota::{QuotaChanged, QuotaWatch, Room};
 use super::*;
 use crate::base::secret::Secret;
 use crate::model::desired::{Desired, DesiredSource};
@@ -76,9 +76,20 @@ fn polled(dir: &TempDir, users: &[u8]) -> Arc<Polled> {
     Arc::new(polled)
 }
 
+/// What is to be told by now; it is told.
 fn turn(pushed: &Pushed) -> Vec<QuotaChanged> {
     pushed.turn_now();
-    std::mem::take(&mut *lock(&pushed.news))
+    let untold = pushed.untold();
+    let done = untold.iter().map(|(whose, change)| {
+        let current = change.as_ref().map(|change| change.current);
+        (whose.clone(), current)
+    });
+    pushed.keep_told(done.collect());
+    assert!(lock(&pushed.news).is_empty());
+    untold
+        .into_iter()
+        .filter_map(|(_, change)| change)
+        .collect()
 }
 
 #[tokio::test]
@@ -391,6 +402,139 @@ async fn who_has_used_up_his_quota_is_taken_off_until_there_is_room() {
         }
     );
     assert_eq!(*known(&pushed, "a", UUID), [uuid(1), uuid(2)]);
+}
+
+/// Takes note of nothing at first.
+#[derive(Default)]
+struct Deaf {
+    heard: Mutex<Vec<QuotaChanged>>,
+    misses: AtomicU64,
+}
+
+impl Deaf {
+    fn missing(misses: u64) -> Arc<Self> {
+        Arc::new(Self {
+            misses: misses.into(),
+            ..Self::default()
+        })
+    }
+
+    fn all(&self) -> Vec<QuotaChanged> {
+        lock(&self.heard).clone()
+    }
+}
+
+impl QuotaWatch for Deaf {
+    fn changed(&self, change: QuotaChanged) -> futures_util::future::BoxFuture<'_, bool> {
+        lock(&self.heard).push(change);
+        let less = |left: u64| left.checked_sub(1);
+        let misses = self
+            .misses
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+        Box::pin(std::future::ready(misses.is_err()))
+    }
+}
+
+/// Runs the loop until it has nothing to tell any more, or has told so often.
+async fn run_until_told(pushed: &Arc<Pushed>, watch: &Arc<Deaf>, often: usize) {
+    let mut supervisor = crate::base::supervise::Supervisor::new();
+    let (loops, hears) = (pushed.clone(), watch.clone());
+    let name = "quotas";
+    supervisor.tasks().watched_task(
+        name,
+        crate::base::supervise::Kind::Leaf,
+        std::time::Duration::from_mins(2),
+        move |shutdown, beat| run(loops.clone(), hears.clone(), || (), shutdown, beat),
+    );
+    let until = async {
+        while watch.all().len() < often || !lock(&pushed.news).is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            if watch.all().len() >= often && watch.misses.load(Ordering::Acquire) > 0 {
+                return;
+            }
+        }
+    };
+    supervisor
+        .run(until, std::time::Duration::from_secs(10))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_is_told_until_somebody_took_note_also_after_a_restart_and_never_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let pushed = open(&dir);
+    pushed.settled(&[]);
+    let users = vec![with_quota(1, 100, 100), with_quota(2, 100, 40)];
+    pushed.import(users, false).await.unwrap();
+    pushed.counted(&[(uuid(2), 60)]);
+    let nobody = Deaf::missing(u64::MAX);
+    run_until_told(&pushed, &nobody, 1).await;
+    drop(pushed);
+    // Nobody took note, and the agent was started anew.
+    let pushed = open(&dir);
+    let second = Deaf::missing(1);
+    run_until_told(&pushed, &second, 3).await;
+    let mut heard = second.all();
+    // One of them twice.
+    assert_eq!(heard.len(), 3);
+    heard.dedup();
+    assert_eq!(
+        heard.iter().map(|it| &*it.id.0).collect::<Vec<_>>(),
+        ["1", "2"]
+    );
+    assert!(heard.iter().all(|it| it.exhausted));
+    let previous = Room {
+        used: 40,
+        remaining: Some(60),
+    };
+    assert_eq!(heard[1].previous, previous);
+    drop(pushed);
+    let pushed = open(&dir);
+    assert_eq!(turn(&pushed), []);
+}
+
+#[tokio::test]
+async fn changes_that_come_before_the_first_is_told_are_told_as_one_and_of_who_went_nothing_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let pushed = open(&dir);
+    pushed.settled(&[]);
+    pushed.create(with_quota(1, 100, 40)).await.unwrap();
+    pushed.create(with_quota(2, 100, 100)).await.unwrap();
+    pushed.counted(&[(uuid(1), 70)]);
+    pushed.turn_now();
+    let more = PushedPatch {
+        allocated: Some(1000),
+        ..PushedPatch::default()
+    };
+    pushed.patch(&id(1), more).await.unwrap();
+    pushed.delete(&id(2)).await.unwrap();
+    drop(pushed);
+    let pushed = open(&dir);
+    let news = turn(&pushed);
+    assert_eq!(news.len(), 1);
+    let remaining = |room: Room| room.remaining;
+    assert_eq!(remaining(news[0].previous), Some(60));
+    assert_eq!(remaining(news[0].current), Some(890));
+}
+
+#[tokio::test]
+async fn what_changes_while_it_is_told_is_told_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let pushed = open(&dir);
+    pushed.create(with_quota(1, 100, 100)).await.unwrap();
+    let untold = pushed.untold();
+    let more = PushedPatch {
+        allocated: Some(150),
+        ..PushedPatch::default()
+    };
+    pushed.patch(&id(1), more).await.unwrap();
+    let told = untold.into_iter();
+    let told = told.map(|(whose, change)| (whose, change.map(|change| change.current)));
+    pushed.keep_told(told.collect());
+    let again = open(&dir);
+    let news = turn(&again);
+    assert_eq!(news.len(), 1);
+    assert!(!news[0].exhausted && news[0].previous.is_exhausted());
 }
 
 #[tokio::test]
