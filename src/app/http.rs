@@ -141,7 +141,9 @@ impl Health for Known {
         if let Some(store) = now.agent_store {
             dependencies.push(needed("agent store", store.trouble().is_none()));
         }
-        dependencies.push(useful("panel", panel));
+        if nodes.iter().any(|node| node.polled) {
+            dependencies.push(useful("panel", panel));
+        }
         dependencies.push(useful(
             "xray",
             inbounds.all(|inbound| inbound.error.is_none()),

@@ -95,6 +95,11 @@ fn line(nodes: &[NodeStatus]) -> String {
     let allowed = nodes.iter().filter_map(|node| node.allowed);
     let allowed = match allowed.reduce(|sum, more| sum + more) {
         Some(users) => format!("{users} users allowed"),
+        None if nodes.iter().all(|node| !node.polled) => {
+            let inbounds = nodes.iter().flat_map(|node| &node.inbounds);
+            let pushed: usize = inbounds.map(|inbound| inbound.pushed).sum();
+            format!("{pushed} users pushed")
+        }
         None => "the panel has not said yet who is allowed".to_owned(),
     };
     let named: Vec<_> = nodes.iter().map(|node| node.node.to_string()).collect();
@@ -138,6 +143,8 @@ mod tests {
         assert_eq!(line(&bad), expected);
         let unasked = "node 1: the panel has not said yet who is allowed";
         assert_eq!(line(&[node(1, None, None)]), unasked);
+        let pushed = node(1, None, None).of_panel(false);
+        assert_eq!(line(&[pushed]), "node 1: 0 users pushed");
     }
 
     #[test]

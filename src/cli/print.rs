@@ -175,6 +175,11 @@ pub(super) fn configuration(config: &Config) {
     say!("mode   {mode}");
     if let Some(panel) = &config.panel {
         say!("panel  {} every {:?}", panel.url, config.sync.interval);
+    } else {
+        say!("panel  none is polled: users are pushed");
+    }
+    if let Some(panel) = &config.kernel.panel {
+        say!("kernel panel  {}: told of nodes and traffic", panel.url);
     }
     for node in &config.nodes {
         let tags: Vec<_> = node

@@ -174,6 +174,7 @@ fn xray(
 fn nodes(standing: &Standing, now: Timestamp) -> Vec<String> {
     let row = |node: &NodeStatus| {
         let panel = match (&node.panel_error, node.answered_at) {
+            _ if !node.polled => "none",
             (Some(_), _) => "fails",
             (None, Some(_)) => "answers",
             (None, None) => UNKNOWN,
@@ -223,7 +224,7 @@ fn inbound(
     now: Timestamp,
 ) -> [String; 9] {
     let was_seen = running && inbound.protocol.is_some();
-    let was_kept = !running && node.allowed.is_some();
+    let was_kept = !running && (node.allowed.is_some() || !node.polled);
     let known = |count: &dyn ToString, is_known: bool| {
         if is_known {
             count.to_string()
@@ -322,6 +323,10 @@ fn notes(standing: &Standing) -> Vec<String> {
     }
     for (_, inbound) in each_inbound(standing) {
         let tag = &inbound.tag;
+        if inbound.pushed > 0 {
+            let (pushed, allowed) = (inbound.pushed, inbound.desired);
+            notes.push(format!("{tag}: {pushed} of {allowed} allowed were pushed"));
+        }
         if !inbound.read_back {
             let core = match inbound.core.as_deref() {
                 Some("v2ray") => "V2Ray 4",
@@ -472,6 +477,20 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("error: node 1234: panel: no"), "{text}");
+    }
+
+    #[test]
+    fn without_a_polled_panel_none_is_missed_and_pushed_users_are_told() {
+        let mut standing = standing(1);
+        let node = standing.nodes[0].clone().of_panel(false);
+        standing.nodes[0] = node;
+        standing.nodes[0].inbounds[0].pushed = 7;
+        let screen = drawn(&standing);
+        assert!(!screen.is_wrong);
+        let text = screen.lines.join("\n");
+        assert!(text.contains("7 of 100000 allowed were pushed"), "{text}");
+        assert!(text.contains("none"), "{text}");
+        assert!(!text.contains("fails"), "{text}");
     }
 
     #[test]

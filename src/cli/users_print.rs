@@ -93,7 +93,8 @@ fn named<W: Write>(out: &mut Out<W>, inbound: &ListedInbound) {
     }
 }
 
-/// What could not be told, and what stands in for it.
+/// What could not be told, and what stands in for it; and who allowed the users, where not only a panel
+/// that is polled did.
 pub(super) fn unknown(nodes: &[Listed]) -> Vec<String> {
     let mut lines = Vec::new();
     for node in nodes {
@@ -107,6 +108,12 @@ pub(super) fn unknown(nodes: &[Listed]) -> Vec<String> {
         }
         for inbound in &node.inbounds {
             let name = words(&format!("{} in {}", inbound.tag, inbound.xray));
+            if inbound.pushed > 0 {
+                let (pushed, allowed) = (inbound.pushed, count(inbound.allowed));
+                lines.push(format!(
+                    "node {of}: {name}: {pushed} of {allowed} allowed were pushed"
+                ));
+            }
             if let Some(why) = &inbound.error {
                 lines.push(format!("node {of}: {name}: {}", words(why)));
             } else if !inbound.read_back {

@@ -58,6 +58,16 @@ pub struct Claim {
     pub credentials: Credentials,
 }
 
+impl Claim {
+    /// The users that it names, be it by its last good answer.
+    pub fn users(&self) -> Option<&Users> {
+        match &self.desired {
+            Desired::Known(users) => Some(users),
+            Desired::Unknown { last_good, .. } => last_good.as_ref(),
+        }
+    }
+}
+
 impl From<Desired> for Claim {
     fn from(desired: Desired) -> Self {
         Self {

@@ -18,6 +18,7 @@ use super::kick::{Kicker, Record};
 use super::observe::{Connection, Known, ObserveError, Observer};
 use super::patience::Patience;
 use super::plan::{Plan, Rules, leaving, plan};
+use super::pushed;
 use super::state::InboundState;
 use super::status::InboundStatus;
 use crate::base::files::FileError;
@@ -319,6 +320,9 @@ impl InboundSync {
                 Desired::Known(_) => None,
             })
             .collect();
+        let pushed = said.iter().filter(|(name, _)| *name == pushed::SOURCE);
+        let pushed = pushed.filter_map(|(_, claim)| claim.users());
+        self.status.pushed = pushed.map(|users| users.len()).sum();
         let claims: Vec<_> = said.into_iter().map(|(_, claim)| claim).collect();
         union(&claims)
     }

@@ -26,7 +26,11 @@ pub fn nodes(config: &Config) -> Result<Vec<NodeStatus>, FileError> {
 }
 
 fn node(config: &Config, node: &Node) -> Result<NodeStatus, FileError> {
-    let answer = last_answer(&config.state_dir, node.id)?;
+    // Of a panel that is polled no more nothing holds.
+    let answer = match config.panel {
+        Some(_) => last_answer(&config.state_dir, node.id)?,
+        None => None,
+    };
     let file = format!("nodes/node-{}.json", node.id);
     let kept: Kept = look_at_json(&config.state_dir.join(file))?.unwrap_or_default();
     let allowed = answer.as_deref().unwrap_or_default();
@@ -39,7 +43,7 @@ fn node(config: &Config, node: &Node) -> Result<NodeStatus, FileError> {
         allowed: answer.as_ref().map(|users| users.len()),
         held: kept.absences.held(allowed).len(),
         inbounds: inbounds.collect::<Result<_, _>>()?,
-        ..NodeStatus::new(node.id)
+        ..NodeStatus::new(node.id).of_panel(config.panel.is_some())
     })
 }
 
@@ -56,11 +60,13 @@ fn inbound(
         why: "no agent runs".into(),
     };
     let pushed = pushed::kept(&config.state_dir, &key, state.form)?;
+    let pushed_users = pushed.users().map_or(0, |users| users.len());
     let wanted = union(&[polled.into(), pushed]).users;
     Ok(InboundStatus {
         xray: key.xray,
         tag: key.tag.0,
         desired: wanted.len(),
+        pushed: pushed_users,
         live: state.applied_count,
         held: state.absences.held(&wanted).len(),
         read_back: true,

@@ -21,6 +21,8 @@ pub struct Seen {
     pub known: Known,
     /// Who is wanted there.
     pub wanted: Wanted,
+    /// How many of those were pushed.
+    pub pushed: usize,
     /// Of those who are live and not wanted: whose removal the brake holds, ascending.
     pub held: Vec<UserId>,
     emails: Emails,
@@ -50,6 +52,7 @@ pub async fn look(
     let mut known = observer.observe(None, &emails, Connection::New).await?;
     let form = known.spec.kind.form();
     let pushed = pushed::kept(&config.state_dir, &key, Some(form))?;
+    let pushed_users = pushed.users().map_or(0, |users| users.len());
     let wanted = union(&[polled.into(), pushed]);
     known.assume(&wanted.users);
     let mut held = state.absences.held(&wanted.users);
@@ -57,6 +60,7 @@ pub async fn look(
     Ok(Seen {
         known,
         wanted,
+        pushed: pushed_users,
         held,
         emails,
     })

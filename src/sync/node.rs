@@ -139,7 +139,7 @@ impl NodeLoop {
         Ok(Self {
             status: NodeStatus {
                 hook: None,
-                ..link.status()
+                ..link.status().of_panel(parts.panel.is_some())
             },
             said: Said::default(),
             backoff: Backoff::new(interval, FAILED_POLL_PAUSE_MAX),

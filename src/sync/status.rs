@@ -25,6 +25,9 @@ pub struct InboundStatus {
     pub core: Option<String>,
     /// Users who should be there.
     pub desired: usize,
+    /// How many of them were pushed, some of whom the polled panel may want, too.
+    #[serde(default)]
+    pub pushed: usize,
     /// Users of ours who are there.
     pub live: usize,
     /// Users who are not ours.
@@ -124,6 +127,9 @@ pub struct HookStatus {
 pub struct NodeStatus {
     /// The panel's id.
     pub node: NodeId,
+    /// Whether a panel is polled; else users are only pushed.
+    #[serde(default = "is_polled")]
+    pub polled: bool,
     /// Users that the panel allows, by its last good answer.
     pub allowed: Option<usize>,
     /// Entries of that answer that are no UUID.
@@ -142,11 +148,17 @@ pub struct NodeStatus {
     pub hook: Option<HookStatus>,
 }
 
+/// Every agent that does not say polls.
+fn is_polled() -> bool {
+    true
+}
+
 impl NodeStatus {
     /// A node of which nothing is known yet.
     pub fn new(node: NodeId) -> Self {
         Self {
             node,
+            polled: true,
             allowed: None,
             malformed: 0,
             held: 0,
@@ -155,6 +167,22 @@ impl NodeStatus {
             files_error: None,
             inbounds: Vec::new(),
             hook: None,
+        }
+    }
+
+    /// A node of a configuration that may name no panel to poll: what one said before is gone then.
+    #[must_use]
+    pub fn of_panel(self, polled: bool) -> Self {
+        if polled {
+            return Self { polled, ..self };
+        }
+        Self {
+            polled,
+            allowed: None,
+            malformed: 0,
+            answered_at: None,
+            panel_error: None,
+            ..self
         }
     }
 

@@ -48,6 +48,10 @@ fn add_node(page: &mut Page, node: &str, status: &NodeStatus) {
     page.add(&of::NODE_MALFORMED, labels, status.malformed);
     page.add(&of::NODE_HELD, labels, status.held);
     page.add(&of::NODE_FILES_UP, labels, status.files_error.is_none());
+    // Of a panel that is not there nobody is to be alarmed.
+    if !status.polled {
+        return;
+    }
     let is_up = status.panel_error.is_none() && status.answered_at.is_some();
     page.add(&of::PANEL_UP, labels, is_up);
     page.add_time(&of::PANEL_ANSWERED, labels, status.answered_at);

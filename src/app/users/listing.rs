@@ -13,7 +13,7 @@ use crate::model::ids::{NodeId, UserId};
 pub struct Listed {
     /// The panel's id.
     pub node: NodeId,
-    /// Users whom the panel allows; `None`: nobody knows.
+    /// Users whom the panel allows; `None`: nobody knows, or none is polled.
     pub allowed: Option<usize>,
     /// Why the panel's answer of now is not known. What is shown is its last good one then, if there is.
     pub panel_error: Option<String>,
@@ -36,6 +36,8 @@ pub struct ListedInbound {
     pub read_back: bool,
     /// Users who are allowed there, pushed ones among them; `None`: nobody knows.
     pub allowed: Option<usize>,
+    /// How many of them were pushed.
+    pub pushed: usize,
     /// Users of ours who are live.
     pub live: usize,
     /// Those who make a difference.
@@ -69,8 +71,9 @@ pub async fn list(config: &Config, node: Option<NodeId>) -> Result<Vec<Listed>, 
 
 async fn one(asked: &Asked<'_>, node: &Node) -> Listed {
     let polled = asked.allowed(node.id).await;
+    let is_polled = asked.panel.is_some();
     let (allowed, panel_error) = match &polled {
-        Desired::Known(users) => (Some(users.len()), None),
+        Desired::Known(users) => (is_polled.then_some(users.len()), None),
         Desired::Unknown { last_good, why } => {
             let allowed = last_good.as_ref().map(|users| users.len());
             (allowed, Some(why.to_string()))
@@ -82,7 +85,7 @@ async fn one(asked: &Asked<'_>, node: &Node) -> Listed {
         allowed,
         panel_error,
         inbounds: looked
-            .map(|(xray, tag, seen)| inbound(xray, tag, seen, allowed.is_some()))
+            .map(|(xray, tag, seen)| inbound(xray, tag, seen, allowed.is_some() || !is_polled))
             .collect(),
     }
 }
@@ -125,6 +128,7 @@ fn inbound(xray: String, tag: String, seen: Looked, is_judged: bool) -> ListedIn
         protocol: Some(known.spec.kind.protocol().name()),
         read_back: known.read_back,
         allowed: is_judged.then_some(seen.wanted.users.len()),
+        pushed: seen.pushed,
         live: known.live.managed(),
         classes,
         ..named
