@@ -150,6 +150,10 @@ pub(super) fn xray(xray: &XrayTraffic) -> String {
 
 /// One sink.
 pub(super) fn sink(sink: &SinkStatus) -> String {
+    // Kept for a panel that is not there.
+    if let (true, Some(error)) = (sink.address.is_empty(), &sink.error) {
+        return format!("{}: {}", sink.sink, words(error));
+    }
     let drops = if sink.dedupes {
         "drops repeats"
     } else {

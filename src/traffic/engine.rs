@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::collector::{self, CollectorLink, CollectorParts};
 use super::forms::Forms;
 use super::kernel::{self, KernelSinks, MakeParts};
-use super::ledger::{Around, Dropped, Ledger, Undecided, Used, views};
+use super::ledger::{Around, Ledger, Left, Undecided, Used, views};
 use super::link::{Leavers, Orders};
 use super::receivers::Receivers;
 use super::reporter::{self, ReporterLink, ReporterParts};
@@ -344,11 +344,14 @@ impl Handle {
 
     /// Bytes that are wanted by panels that push go to these sinks and no others from now on, also after
     /// traffic was taken over. A sink that stays is to be the same one: its reporter goes on
-    /// undisturbed. What is left for one that is gone is dropped.
+    /// undisturbed. What is left for a registration that is gone is dropped; for the configured panel it
+    /// is kept until it is there again.
     pub async fn set_kernel_sinks(&self, sinks: Vec<Arc<dyn Sink>>) -> Result<(), StoreError> {
         self.kernel.set(sinks);
-        for dropped in self.ledger.set_kernel_sinks(self.kernel.names()).await? {
-            let Dropped { sink, bytes } = dropped;
+        let left = self.ledger.set_kernel_sinks(self.kernel.names()).await?;
+        let kept = left.iter().find(|left| left.is_kept);
+        self.kernel.keep_for_panel(kept.map(|left| left.bytes));
+        for Left { sink, bytes, .. } in left.iter().filter(|left| !left.is_kept) {
             warn!(
                 sink,
                 up = bytes.up,
@@ -396,6 +399,7 @@ impl Handle {
                 .links()
                 .iter()
                 .map(|link| link.status.borrow().clone())
+                .chain(self.kernel.kept())
                 .collect(),
             ledger_error: self.ledger.trouble(),
         }

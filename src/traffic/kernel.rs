@@ -7,11 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
+use tracing::warn;
 
-use super::receivers::SinkName;
+use super::baselines::Bytes;
+use super::receivers::{KERNEL, SinkName};
 use super::reporter::{self, ReporterLink, ReporterParts};
 use super::sink::Sink;
+use super::status::SinkStatus;
 use crate::base::supervise::{Heartbeat, Shutdown};
+
+const NOT_CONFIGURED: &str = "kernel.panel is not in the configuration";
 
 type List = Arc<[Arc<dyn Sink>]>;
 
@@ -20,6 +25,8 @@ type List = Arc<[Arc<dyn Sink>]>;
 pub(super) struct KernelSinks {
     list: Arc<watch::Sender<List>>,
     links: Arc<Mutex<BTreeMap<SinkName, ReporterLink>>>,
+    /// What is kept for the configured panel while there is none.
+    kept: Arc<Mutex<Option<Bytes>>>,
 }
 
 impl KernelSinks {
@@ -65,6 +72,36 @@ impl KernelSinks {
     /// Of all sinks that have a reporter.
     pub(super) fn links(&self) -> Vec<ReporterLink> {
         self.locked().values().cloned().collect()
+    }
+
+    /// What is kept for the configured panel while there is none; nothing where it is there.
+    pub(super) fn keep_for_panel(&self, bytes: Option<Bytes>) {
+        let bytes = bytes.filter(|bytes| !bytes.is_zero());
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = bytes.filter(|_| *kept != bytes) {
+            warn!(
+                sink = KERNEL,
+                up = bytes.up,
+                down = bytes.down,
+                "{NOT_CONFIGURED}: bytes that it had not taken are kept until it is there again"
+            );
+        }
+        *kept = bytes;
+    }
+
+    /// Shows what is kept for the configured panel.
+    pub(super) fn kept(&self) -> Option<SinkStatus> {
+        let kept = *self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.map(|bytes| SinkStatus {
+            sink: KERNEL.to_owned(),
+            untold_bytes: bytes.total(),
+            error: Some(format!(
+                "{NOT_CONFIGURED}: {} bytes are kept until it is there again",
+                bytes.total()
+            )),
+            fault: true,
+            ..SinkStatus::default()
+        })
     }
 
     fn locked(&self) -> MutexGuard<'_, BTreeMap<SinkName, ReporterLink>> {

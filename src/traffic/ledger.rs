@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use collect::{Collected, Reading};
 pub use ears::Around;
 pub use fit::Fit;
-pub use gone::Dropped;
+pub use gone::Left;
 pub use reports::{Closed, Fate, Undecided, Whose};
 pub use rows::State;
 pub use sums::Used;
@@ -154,8 +154,9 @@ impl Ledger {
     }
 
     /// Bytes that are wanted by panels that push go to these sinks and no others from now on. What is
-    /// left for others is dropped; of which, and how much.
-    pub async fn set_kernel_sinks(&self, sinks: Vec<SinkName>) -> Result<Vec<Dropped>, StoreError> {
+    /// left for registrations that are gone is dropped, and for the configured panel kept; of which, and
+    /// how much.
+    pub async fn set_kernel_sinks(&self, sinks: Vec<SinkName>) -> Result<Vec<Left>, StoreError> {
         self.receive(sinks.clone());
         // Whatever is counted after this is counted for these: there is one writer.
         self.write("sinks", move |work| gone::keep_only(work, &sinks))

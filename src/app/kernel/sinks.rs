@@ -52,8 +52,11 @@ struct Shared {
 #[derive(Default)]
 struct Made {
     panel: Option<(KernelPanel, Arc<dyn Sink>)>,
-    registrations: HashMap<TargetId, (String, Option<Secret>, Arc<dyn Sink>)>,
+    registrations: HashMap<TargetId, Registered>,
 }
+
+/// Where one who registered is, by what he knows us, and his sink.
+type Registered = (String, Option<Secret>, Arc<dyn Sink>);
 
 impl KernelSinks {
     pub(in crate::app) fn new(clock: Clock) -> Self {
@@ -167,6 +170,8 @@ async fn follow(
 ) {
     let mut engines = running.changes();
     let mut list = store.events.outbox().list_changes();
+    // Somebody may have left while the agent was not there: what is left for him is not looked at before.
+    let mut is_set = false;
     loop {
         heartbeat.beat();
         engines.mark_unchanged();
@@ -174,7 +179,7 @@ async fn follow(
         match store.events.outbox().targets().await {
             Ok(targets) => {
                 let now = running.now();
-                set(&sinks, &now, &store, &targets).await;
+                is_set = set(&sinks, &now, &store, (&targets, is_set)).await;
             }
             Err(e) => debug!("who registered for traffic cannot be read: {e}"),
         }
@@ -188,8 +193,16 @@ async fn follow(
     }
 }
 
-async fn set(sinks: &KernelSinks, now: &Engines, store: &AgentStore, targets: &[TargetStatus]) {
-    let Some(traffic) = &now.traffic else { return };
+/// Lets bytes go to those that they should, where that is not so already; whether it is so.
+async fn set(
+    sinks: &KernelSinks,
+    now: &Engines,
+    store: &AgentStore,
+    (targets, is_set): (&[TargetStatus], bool),
+) -> bool {
+    let Some(traffic) = &now.traffic else {
+        return is_set;
+    };
     let wanted = sinks.of(&now.config, now.sync.pushed(), &store.courier, targets);
     let is_same = {
         let there = traffic.handle.kernel_sinks();
@@ -198,9 +211,14 @@ async fn set(sinks: &KernelSinks, now: &Engines, store: &AgentStore, targets: &[
                 .iter()
                 .all(|sink| there.iter().any(|it| Arc::ptr_eq(it, sink)))
     };
-    if !is_same && let Err(e) = traffic.handle.set_kernel_sinks(wanted).await {
+    if is_same && is_set {
+        return true;
+    }
+    let set = traffic.handle.set_kernel_sinks(wanted).await;
+    if let Err(e) = &set {
         debug!("where bytes of pushed users go cannot be changed now: {e}");
     }
+    set.is_ok()
 }
 
 /// Whether it is one that traffic goes to; the configured panel's own path is that panel.

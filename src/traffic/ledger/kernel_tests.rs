@@ -238,12 +238,13 @@ impl World {
         self.has_other = is_there;
         let expected: Vec<_> = before
             .filter(|_| !is_there)
-            .map(|totals| Dropped {
+            .map(|totals| Left {
                 sink: OTHER.to_owned(),
                 bytes: Bytes {
                     up: 0,
                     down: totals.counted.down - totals.settled.bytes.down,
                 },
+                is_kept: false,
             })
             .into_iter()
             .collect();
@@ -340,6 +341,39 @@ async fn of_reports_that_go_together_one_in_doubt_goes_alone() {
     assert_eq!(world.under_way[1].len(), 1, "the one in doubt");
     world.take(Step::Turn(1, Fate::Settled, 3)).await;
     assert_eq!(world.under_way[1].len(), 2, "the others");
+}
+
+#[tokio::test]
+async fn the_configured_panels_bytes_wait_while_it_is_not_configured() {
+    let mut world = World::new();
+    world.take(Step::Want(0, false, true)).await;
+    world.take(Step::Grow(0, false, 5)).await;
+    world.take(Step::Close(1)).await;
+    world.take(Step::Grow(0, false, 7)).await;
+    let left = world.ledger.set_kernel_sinks(vec![OTHER.into()]).await;
+    let bytes = Bytes { up: 0, down: 12 };
+    let kept = Left {
+        sink: KERNEL.to_owned(),
+        bytes,
+        is_kept: true,
+    };
+    assert_eq!(left.unwrap(), [kept]);
+    // Counted meanwhile: not for it.
+    world.take(Step::Grow(0, false, 100)).await;
+    world.counted[1] -= 100;
+    world.check().await;
+    world.other(true).await;
+    world.take(Step::Grow(0, false, 1)).await;
+    for step in [
+        Step::Close(1),
+        Step::Turn(1, Fate::Settled, 9),
+        Step::Turn(1, Fate::Settled, 0),
+    ] {
+        world.take(step).await;
+    }
+    world.check().await;
+    let totals = world.of(KERNEL).await.unwrap();
+    assert_eq!(totals.settled.bytes.down, 13);
 }
 
 #[tokio::test]
