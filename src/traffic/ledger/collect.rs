@@ -201,8 +201,11 @@ pub(super) fn take_in(
 /// Keeps the baselines that moved, and in the boot's row how many there are.
 fn keep_moved(connection: &Connection, entry: &Entry, forms: &Forms, mut row: BootRow) -> Done<()> {
     let before = row.baselines;
-    for moved in &entry.counted.moved {
-        let email = moved.name.email(forms);
+    let moved = entry.counted.moved.iter();
+    let mut moved: Vec<_> = moved.map(|it| (it.name.email(forms), it)).collect();
+    // In the order of the table: its pages are then read and written once each.
+    moved.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (email, moved) in moved {
         let is_new = boots::keep_baseline(connection, row.id, &email, moved.node, moved.bytes)?;
         row.baselines += i64::from(is_new);
     }
@@ -311,7 +314,10 @@ impl<'a> Adding<'a> {
     }
 
     fn add_all(&mut self, entry: &Entry) -> Done<()> {
-        for (at, bytes) in &entry.counted.deltas {
+        let mut deltas: Vec<_> = entry.counted.deltas.iter().collect();
+        // In the order of the tables: their pages are then read and written once each.
+        deltas.sort_unstable_by_key(|(at, _)| (at.user, at.node, at.inbound));
+        for (at, bytes) in deltas {
             self.sums.new = self.sums.new.plus(*bytes);
             let place = at.inbound.map(usize::from);
             let inbound = place.and_then(|place| {
@@ -337,7 +343,7 @@ impl<'a> Adding<'a> {
 
     fn add_polled(&mut self, node: NodeId, user: UserId, bytes: Bytes) -> Done<()> {
         self.open(self.to.receivers.polled(), (node, user), bytes)?;
-        sums::add_counted(self.connection, Source::Polled, user, bytes)?;
+        sums::add_polled(self.connection, user, bytes)?;
         grow(&mut self.sums.by_node, node, bytes);
         self.sums.polled = self.sums.polled.plus(bytes);
         Ok(())
@@ -345,7 +351,7 @@ impl<'a> Adding<'a> {
 
     fn add_pushed(&mut self, number: i64, user: UserId, bytes: Bytes) -> Done<()> {
         self.open(self.to.receivers.kernel(), (node_of(number), user), bytes)?;
-        let sum = sums::add_counted(self.connection, Source::Pushed, user, bytes)?;
+        let sum = sums::add_pushed(self.connection, user, bytes)?;
         self.sums.users.insert(user, sum.total());
         grow(&mut self.sums.by_inbound, number, bytes);
         self.sums.pushed = self.sums.pushed.plus(bytes);
