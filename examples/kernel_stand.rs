@@ -1,6 +1,7 @@
 //! An agent with the kernel API on, beside a real Xray and two panels that answer whatever comes, until
 //! standard input ends: for clients that look at that API from outside, as `contract/fuzz` does. Prints
-//! one line when it is ready: the address of the API.
+//! one line when it is ready: the address of the API. Fails, and says why, where the agent or Xray did
+//! not live to see the end, or the agent's log tells of an error.
 #![allow(clippy::print_stdout, reason = "its line is what it is there for")]
 
 #[path = "../tests/lab/mod.rs"]
@@ -11,9 +12,9 @@ use std::fs;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::secrets::nth_uuid;
-use lab::{AgentCommand, KernelPanel, Panel, ServerConfig, Xray, eventually, free_port};
+use lab::{Agent, AgentCommand, KernelPanel, Panel, ServerConfig, Xray, eventually, free_port};
 use tokio::net::TcpStream;
 
 /// By which the API is called.
@@ -24,6 +25,10 @@ const TOKEN: &str = "stand-token-0123456789";
 const POLLED: u32 = 100;
 /// Against hanging.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
+/// Against hanging.
+const ENDS_WITHIN: Duration = Duration::from_secs(60);
+/// By these words a line of the agent's log tells that something went wrong with the agent itself.
+const FAILED: [&str; 2] = [" ERROR ", "panicked"];
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -46,7 +51,7 @@ async fn run() -> Result<()> {
     let server = ServerConfig::new()
         .trojan("in-trojan")
         .stream("in-trojan", tls);
-    let xray = Xray::start(server).await?;
+    let mut xray = Xray::start(server).await?;
     let (polled, pushing) = (Panel::start(TOKEN).await?, KernelPanel::start(TOKEN).await?);
     polled.set_users(1, (0..POLLED).map(nth_uuid).collect());
     let folder = tempfile::tempdir()?;
@@ -60,7 +65,7 @@ async fn run() -> Result<()> {
         &file,
         configuration(&xray, &pushing, &exports.to_string_lossy()),
     )?;
-    let agent = AgentCommand::new(std::env::current_exe()?)
+    let mut agent = AgentCommand::new(std::env::current_exe()?)
         .arg("agent")
         .arg("--config")
         .arg(&file)
@@ -77,6 +82,19 @@ async fn run() -> Result<()> {
     println!("http://{address}");
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()))
         .await??;
+    judge(&mut agent, &mut xray).await
+}
+
+/// Whether all went well.
+async fn judge(agent: &mut Agent, xray: &mut Xray) -> Result<()> {
+    ensure!(xray.is_alive(), "Xray is dead:\n{}", xray.log());
+    ensure!(agent.is_alive(), "the agent is dead:\n{}", agent.log());
+    let log = agent.log();
+    let wrong = log.lines().filter(|line| FAILED.iter().any(|it| line.contains(it)));
+    let wrong: Vec<_> = wrong.collect();
+    ensure!(wrong.is_empty(), "in the agent's log:\n{}", wrong.join("\n"));
+    let ended = agent.terminate(ENDS_WITHIN).await?;
+    ensure!(ended.success(), "the agent ended with {ended}:\n{}", agent.log());
     Ok(())
 }
 
