@@ -39,6 +39,8 @@ mod installing;
 mod kernel;
 mod kernel_only;
 mod kernel_sinks;
+mod kernel_sinks_office;
+mod kernel_sinks_run;
 mod kernel_stage;
 mod kick;
 mod kick_limits;
