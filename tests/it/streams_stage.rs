@@ -98,8 +98,8 @@ impl Place {
             listener.clone().run(shutdown, || {})
         });
         if self.serves_sockets {
-            tasks.task("streams", Kind::Essential, move |shutdown, _| {
-                serving.clone().run(shutdown)
+            tasks.task("streams", Kind::Essential, move |shutdown, beat| {
+                serving.clone().run(shutdown, beat)
             });
         }
         let (stop, stopped) = oneshot::channel();
@@ -192,6 +192,11 @@ impl Sse {
         if let Some(last) = last {
             request = request.header("Last-Event-ID", last);
         }
+        Self::of(request).await
+    }
+
+    /// The answer to a request that may show a credential.
+    pub async fn of(request: reqwest::RequestBuilder) -> Result<Self> {
         let answer = timeout(LONG, request.send()).await??;
         let kind = answer.headers().get("content-type");
         let is_stream = kind.is_some_and(|kind| kind == "text/event-stream");

@@ -14,6 +14,7 @@ use axum::middleware::from_fn_with_state;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::agent_store::AgentStore;
+use super::run::HANGS_AFTER;
 use super::running::Running;
 use crate::base::clock::Clock;
 use crate::base::supervise::{Kind, Supervisor};
@@ -53,8 +54,8 @@ pub(super) fn surface(
     let serve = streams.clone();
     supervisor
         .tasks()
-        .task("streams", Kind::Leaf, move |shutdown, _beat| {
-            serve.clone().run(shutdown)
+        .watched_task("streams", Kind::Leaf, HANGS_AFTER, move |shutdown, beat| {
+            serve.clone().run(shutdown, beat)
         });
     let exported = Arc::new(Exported::new(running.clone(), state.clone()));
     let geo = Providers::new(config.kernel.geo_dir.clone(), Clock::system());

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::base::supervise::Shutdown;
+use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::events::bus::Bus;
 use room::Rooms;
 pub use snapshot::{Cut, Snapshots};
@@ -67,8 +67,8 @@ impl Streams {
 
     /// Serves WebSockets until the end is asked for, and then until each has been told so, which takes
     /// at most 5 s. A task: without it WebSockets are closed as they open.
-    pub async fn run(self, shutdown: Shutdown) {
-        self.sockets.run(shutdown).await;
+    pub async fn run(self, shutdown: Shutdown, heartbeat: Heartbeat) {
+        self.sockets.run(shutdown, heartbeat).await;
     }
 }
 

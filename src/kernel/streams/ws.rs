@@ -19,7 +19,7 @@ use http::{HeaderMap, header};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
 use super::message;
@@ -28,7 +28,7 @@ use super::query::{EventsQuery, StatusQuery, read};
 use super::refusal::{ErrorResponse, Refusal};
 use super::source::{Next, Source};
 use super::{Place, Streams};
-use crate::base::supervise::Shutdown;
+use crate::base::supervise::{Heartbeat, Shutdown};
 use crate::http::Client;
 
 /// Largest message of a client, in bytes: it has nothing to say.
@@ -46,6 +46,10 @@ const CLOSE_TAKES: Duration = Duration::from_secs(2);
 const STOP_TAKES: Duration = Duration::from_secs(4);
 /// Sockets that were opened and not taken over yet: it takes as long as a turn of a task.
 const OPENED_MAX: usize = 64;
+
+/// How often who serves sockets gives a sign of life, if nothing else comes: well within the time after
+/// which he is held to hang.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 type Asked<T> = Result<Query<T>, QueryRejection>;
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
@@ -164,14 +168,16 @@ impl Sockets {
     }
 
     /// Serves sockets until the end is asked for, and on until they are closed or had their time.
-    pub(super) async fn run(&self, mut shutdown: Shutdown) {
+    pub(super) async fn run(&self, mut shutdown: Shutdown, heartbeat: Heartbeat) {
         let (to, mut from) = mpsc::channel(OPENED_MAX);
         *self.locked() = Some(to);
         let mut serving = JoinSet::new();
         loop {
+            heartbeat.beat();
             // All arms are cancel-safe.
             tokio::select! {
                 () = shutdown.requested() => break,
+                () = sleep(ALIVE_EVERY) => {}
                 Some(opened) = from.recv() => {
                     serving.spawn(Opened::serve(opened, shutdown.clone()));
                 }
