@@ -90,11 +90,21 @@ async fn judge(agent: &mut Agent, xray: &mut Xray) -> Result<()> {
     ensure!(xray.is_alive(), "Xray is dead:\n{}", xray.log());
     ensure!(agent.is_alive(), "the agent is dead:\n{}", agent.log());
     let log = agent.log();
-    let wrong = log.lines().filter(|line| FAILED.iter().any(|it| line.contains(it)));
+    let wrong = log
+        .lines()
+        .filter(|line| FAILED.iter().any(|it| line.contains(it)));
     let wrong: Vec<_> = wrong.collect();
-    ensure!(wrong.is_empty(), "in the agent's log:\n{}", wrong.join("\n"));
+    ensure!(
+        wrong.is_empty(),
+        "in the agent's log:\n{}",
+        wrong.join("\n")
+    );
     let ended = agent.terminate(ENDS_WITHIN).await?;
-    ensure!(ended.success(), "the agent ended with {ended}:\n{}", agent.log());
+    ensure!(
+        ended.success(),
+        "the agent ended with {ended}:\n{}",
+        agent.log()
+    );
     Ok(())
 }
 

@@ -137,7 +137,8 @@ async fn agent(file: Option<PathBuf>, args: RunArgs) -> u8 {
 }
 
 async fn pass(config: &Config, origin: Origin, style: Style) -> u8 {
-    match app::run(config, origin, style, progress::for_stderr()).await {
+    let run = app::run(config, origin, style, progress::for_stderr());
+    match Box::pin(run).await {
         Ok(Outcome::Stopped) => 0,
         Ok(Outcome::Passed(nodes, traffic)) => {
             let code = print::outcome(&nodes);
