@@ -39,6 +39,19 @@ const KERNEL_TOKEN: &str = "canary-kernel-token-c05e";
 /// Surfaces by the beginning of their paths, with the challenge of each.
 const CHALLENGES: [(&str, &str); 1] = [("/v1/", "basic realm=\"kernel\"")];
 
+/// Of each kind of a surface's routes one, so that none is left out of the description.
+const SOME: [&str; 9] = [
+    "/v1/users",
+    "/v1/protocols/registrations/{id}/heartbeat",
+    "/v1/service-events/registrations/{id}",
+    "/v1/status/stream",
+    "/v1/status/ws",
+    "/v1/events/stream",
+    "/v1/events/ws",
+    "/v1/audit",
+    "/v1/export",
+];
+
 const METHODS: [&str; 8] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
 ];
@@ -241,8 +254,10 @@ async fn nothing_is_told_without_a_credential_but_what_the_list_has() -> Result<
     agent.await_log(&["http listens"], LONG).await?;
     stage.await_answer().await?;
     let table = table(&document(&stage).await?)?;
-    ensure!(table.iter().any(|(path, _)| path == "/v1/users"));
     let listed: BTreeSet<_> = table.iter().map(|(path, _)| path.as_str()).collect();
+    for path in SOME {
+        ensure!(listed.contains(path), "{path} is not asked for");
+    }
     for (path, _) in OPEN {
         ensure!(
             listed.contains(path),

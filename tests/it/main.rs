@@ -37,6 +37,7 @@ mod http;
 mod http_stage;
 mod installing;
 mod kernel;
+mod kernel_callbacks;
 mod kernel_only;
 mod kernel_sinks;
 mod kernel_sinks_office;
