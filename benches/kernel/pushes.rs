@@ -24,8 +24,8 @@ pub async fn measure(stage: &Stage, users: u32, pushes: u32) -> Result<()> {
                 }
             }
         };
-        let (pushed, seen) = tokio::join!(push, tokio::time::timeout(LONG, seen));
-        pushed?;
+        let (answer, seen) = tokio::join!(push, tokio::time::timeout(LONG, seen));
+        answer?;
         took.push(seen.context("he does not come")?.as_secs_f64() * 1e3);
     }
     println!("| pushes of one user | p50 | p99 | longest |");
