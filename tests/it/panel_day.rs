@@ -214,10 +214,10 @@ impl Day {
     }
 }
 
-fn pushed(user: u32, used: u64) -> Value {
+fn pushed(user: u32, so_far: u64) -> Value {
     let allocated = if user == SHORT { QUOTA } else { 0 };
     json!({"id": user.to_string(), "username": nth_uuid(user), "password": "unused",
-        "traffic": {"allocated": allocated, "used": used},
+        "traffic": {"allocated": allocated, "used": so_far},
         "metadata": {"subscription_id": 1_000 + user}})
 }
 
