@@ -17,8 +17,8 @@ use super::running::Running;
 use crate::base::supervise::{Kind, Supervisor, TaskBoard};
 use crate::config::Config;
 use crate::http::{
-    Admission, Client, Dependency, Failure, Health, HealthReport, HttpError, Listener, Otherwise,
-    Reader, documented, open_routes,
+    Admission, ApiError, Client, Dependency, ErrorResponse, Health, HealthReport, HttpError,
+    Listener, Reader, documented, open_routes,
 };
 use crate::metrics::Format;
 
@@ -88,8 +88,8 @@ fn metrics(meter: Meter) -> OpenApiRouter {
                 (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"),
             )
         ),
-        (status = 401, description = "Beyond loopback, without the read token", body = Failure),
-        Otherwise
+        (status = 401, description = "Beyond loopback, without the read token", body = ErrorResponse),
+        ApiError
     )
 )]
 async fn page(

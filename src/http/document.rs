@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::client::Client;
-use super::error::{Failure, HttpError, Otherwise};
+use super::error::{ApiError, ErrorResponse, HttpError};
 use super::reader::Reader;
 
 /// The document, ready to be sent. Cheap to clone.
@@ -41,8 +41,8 @@ fn about() -> Info {
     summary = "This document",
     responses(
         (status = 200, description = "OpenAPI 3.1", body = Object),
-        (status = 401, description = "Beyond loopback, without the read token", body = Failure),
-        Otherwise
+        (status = 401, description = "Beyond loopback, without the read token", body = ErrorResponse),
+        ApiError
     )
 )]
 async fn openapi(

@@ -2,13 +2,17 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::header::WWW_AUTHENTICATE;
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-/// A request that is not answered as it was meant; `{"code": …, "message": …, "error": …}` with a
-/// status.
+use super::admission::Refused;
+
+/// When to come back where nobody knows better, in seconds: what is away is mostly back by then.
+const AFTER_S: u64 = 5;
+
+/// A request that is not answered as it was meant; `{"code": …, "message": …}` with a status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {message}")]
 pub struct HttpError {
@@ -16,30 +20,32 @@ pub struct HttpError {
     code: Option<&'static str>,
     challenge: &'static str,
     message: String,
+    quotes: bool,
+    after_s: u64,
     cause: Option<Cause>,
 }
 
 /// What is not answered as it was meant.
 #[derive(Serialize, ToSchema)]
-pub struct Failure {
+pub struct ErrorResponse {
     /// Its kind, for programs: `NOT_FOUND`.
     pub code: &'static str,
     /// Why, and what to do about it.
     pub message: String,
-    /// The same, for those who look for it here.
-    pub error: String,
 }
 
 /// For the description of a route: its answers besides its own.
 #[derive(IntoResponses)]
-pub enum Otherwise {
+pub enum ApiError {
     /// With the status that fits.
-    #[response(
-        status = "default",
-        description = "Not answered as meant: 400, 401, 408, 413, 421, 500 or 503, in words"
-    )]
-    Refused(Failure),
+    #[response(status = "default", description = "Not answered as meant, and why")]
+    Failed(ErrorResponse),
 }
+
+/// Why a request was not answered as it was meant, for others than its client, such as an audit: an
+/// extension of the answer. Of what was sent it repeats nothing that may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason(pub String);
 
 /// What the log is told of an answer, and the client is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +59,8 @@ impl HttpError {
             code: None,
             challenge: "Bearer",
             message: message.into(),
+            quotes: false,
+            after_s: AFTER_S,
             cause: None,
         }
     }
@@ -68,6 +76,20 @@ impl HttpError {
     #[must_use]
     pub fn challenging(mut self, challenge: &'static str) -> Self {
         self.challenge = challenge;
+        self
+    }
+
+    /// Whose message repeats what was sent: only the client is told it.
+    #[must_use]
+    pub fn quoting(mut self) -> Self {
+        self.quotes = true;
+        self
+    }
+
+    /// Says when to come back, in seconds, where it is a 429 or a 503 (RFC 9110, 10.2.3).
+    #[must_use]
+    pub fn after(mut self, seconds: u64) -> Self {
+        self.after_s = seconds;
         self
     }
 
@@ -93,19 +115,44 @@ impl HttpError {
     pub fn status(&self) -> StatusCode {
         self.status
     }
+
+    fn reason(&self) -> Reason {
+        let code = self.code();
+        Reason(if self.quotes {
+            code.to_owned()
+        } else {
+            format!("{code}: {}", self.message)
+        })
+    }
+}
+
+impl From<Refused> for HttpError {
+    fn from(refused: Refused) -> Self {
+        let message = format!("{refused}; close one, or try again later");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
 }
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        let body = Json(Failure {
+        let reason = self.reason();
+        let body = Json(ErrorResponse {
             code: self.code(),
-            message: self.message.clone(),
-            error: self.message,
+            message: self.message,
         });
         let mut response = (self.status, body).into_response();
+        response.extensions_mut().insert(reason);
         if self.status == StatusCode::UNAUTHORIZED {
             let asked_for = HeaderValue::from_static(self.challenge);
             response.headers_mut().insert(WWW_AUTHENTICATE, asked_for);
+        }
+        let passes = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ];
+        if passes.contains(&self.status) {
+            let after = HeaderValue::from(self.after_s);
+            response.headers_mut().insert(RETRY_AFTER, after);
         }
         if let Some(cause) = self.cause {
             response.extensions_mut().insert(cause);
@@ -130,5 +177,36 @@ fn code_of(status: StatusCode) -> &'static str {
         StatusCode::SERVICE_UNAVAILABLE => "UNAVAILABLE",
         status if status.is_client_error() => "BAD_REQUEST",
         _ => "INTERNAL",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_says_when_to_come_back() {
+        let after = |status: StatusCode| {
+            let response = HttpError::new(status, "no").after(7).into_response();
+            response.headers().get(RETRY_AFTER).cloned()
+        };
+        for status in [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ] {
+            assert_eq!(after(status), Some(HeaderValue::from(7)), "{status}");
+        }
+        assert_eq!(after(StatusCode::NOT_FOUND), None);
+        assert_eq!(after(StatusCode::INTERNAL_SERVER_ERROR), None);
+    }
+
+    #[test]
+    fn others_than_the_client_are_not_told_what_it_sent() {
+        let reason = |error: HttpError| error.into_response().extensions().get().cloned();
+        let error = HttpError::new(StatusCode::BAD_REQUEST, "canary is no number");
+        let told = Reason("BAD_REQUEST: canary is no number".to_owned());
+        assert_eq!(reason(error.clone()), Some(told));
+        let told = Reason("BAD_REQUEST".to_owned());
+        assert_eq!(reason(error.quoting()), Some(told));
     }
 }

@@ -28,7 +28,7 @@ pub use admission::{Admission, Refused};
 pub use body::bulk;
 pub use client::Client;
 pub use document::documented;
-pub use error::{Failure, HttpError, Otherwise};
+pub use error::{ApiError, ErrorResponse, HttpError, Reason};
 pub use identity::Identity;
 pub use limits::BodyLimits;
 pub use listener::Listener;

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::client::Client;
-use super::error::Otherwise;
+use super::error::ApiError;
 use crate::base::supervise::TaskStatus;
 
 /// How the agent is; asked at each request, so it must be cheap.
@@ -103,7 +103,7 @@ struct TaskLine {
 #[utoipa::path(
     get, path = "/healthz", tag = "open",
     summary = "Whether the agent answers, in a word",
-    responses((status = 200, description = "It does", body = &str, example = "ok"), Otherwise)
+    responses((status = 200, description = "It does", body = &str, example = "ok"), ApiError)
 )]
 async fn healthz() -> &'static str {
     "ok"
@@ -112,7 +112,7 @@ async fn healthz() -> &'static str {
 #[utoipa::path(
     get, path = "/health", tag = "open", operation_id = "health",
     summary = "Whether the agent answers, as JSON",
-    responses((status = 200, description = "It does", body = Word), Otherwise)
+    responses((status = 200, description = "It does", body = Word), ApiError)
 )]
 async fn health_word() -> Json<Word> {
     Json(Word { status: "ok" })
@@ -121,7 +121,7 @@ async fn health_word() -> Json<Word> {
 #[utoipa::path(
     get, path = "/livez", tag = "open",
     summary = "Whether the agent lives, and on loopback its tasks",
-    responses((status = 200, description = "It lives", body = Liveness), Otherwise)
+    responses((status = 200, description = "It lives", body = Liveness), ApiError)
 )]
 async fn livez(
     State(health): State<Arc<dyn Health>>,
@@ -137,7 +137,7 @@ async fn livez(
     responses(
         (status = 200, description = "A first sync was tried and the store is open", body = Readiness),
         (status = 503, description = "Something that is needed is missing", body = Readiness),
-        Otherwise
+        ApiError
     )
 )]
 async fn readyz(

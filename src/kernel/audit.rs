@@ -17,21 +17,12 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::refusal::{Otherwise, Refusal};
+use super::error::{ApiError, bad_request, failing};
 use crate::audit::{Audit, AuditHealth, Entry, Filter, Record};
-use crate::http::{Identity, RequestId};
+use crate::http::{HttpError, Identity, Reason, RequestId};
 
 /// Last words of a path that are themselves what is done.
 const DEEDS: [&str; 5] = ["import", "refresh", "heartbeat", "export", "reset"];
-
-/// What a route may add to the record of its call; an extension of the answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Noted {
-    /// What it was done to, where the path does not say it.
-    pub target: Option<String>,
-    /// Why it was not done, or what there is to say besides.
-    pub detail: Option<String>,
-}
 
 /// How a surface's changes are told. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -88,13 +79,11 @@ struct Open {
 impl Open {
     fn answered(mut self, response: &Response) {
         let status = response.status();
-        let noted = response.extensions().get::<Noted>().cloned();
-        let noted = noted.unwrap_or_default();
+        let reason = response.extensions().get::<Reason>().cloned();
         let metadata = &mut self.record.metadata;
         metadata.insert("status".to_owned(), status.as_u16().to_string());
         self.record.success = status.as_u16() < 400;
-        self.record.detail = noted.detail;
-        self.record.target = noted.target.or(self.record.target.take());
+        self.record.detail = reason.map(|Reason(why)| why);
     }
 }
 
@@ -192,13 +181,13 @@ struct Asked {
     get, path = "/v1/audit", tag = "kernel", operation_id = "kernel_audit",
     summary = "Who changed what, newest first",
     params(Asked),
-    responses((status = 200, description = "Records", body = Vec<Entry>), Otherwise)
+    responses((status = 200, description = "Records", body = Vec<Entry>), ApiError)
 )]
 async fn records(
     State(audit): State<Audit>,
     asked: Result<Query<Asked>, QueryRejection>,
-) -> Result<Json<Vec<Entry>>, Refusal> {
-    let Query(asked) = asked.map_err(|e| Refusal::bad_request(e.body_text()))?;
+) -> Result<Json<Vec<Entry>>, HttpError> {
+    let Query(asked) = asked.map_err(|e| bad_request(e.body_text()))?;
     // What is beyond is cut to the most, or the least, that there is.
     let limit = |limit: i64| u32::try_from(limit.max(1)).unwrap_or(u32::MAX);
     let filter = Filter {
@@ -210,14 +199,14 @@ async fn records(
         target: asked.target,
     };
     let found = audit.query(filter).await;
-    let found = found.map_err(|e| Refusal::unavailable("the audit cannot be read", &e))?;
+    let found = found.map_err(|e| failing("the audit cannot be read", &e))?;
     Ok(Json(found))
 }
 
 #[utoipa::path(
     get, path = "/v1/audit/health", tag = "kernel", operation_id = "kernel_audit_health",
     summary = "Whether records are kept",
-    responses((status = 200, description = "How it is", body = AuditHealth), Otherwise)
+    responses((status = 200, description = "How it is", body = AuditHealth), ApiError)
 )]
 async fn health(State(audit): State<Audit>) -> Json<AuditHealth> {
     Json(audit.health())

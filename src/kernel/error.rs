@@ -2,27 +2,9 @@
 //! wrong and the mend.
 
 use http::StatusCode;
-use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
 
+pub use crate::http::ApiError;
 use crate::http::HttpError;
-
-/// What a route that fails answers.
-#[derive(Serialize, ToSchema)]
-pub struct ErrorResponse {
-    /// Its kind: `BAD_REQUEST`, `MANAGED_BY_PANEL`, …
-    pub code: String,
-    /// What is wrong, and what to do about it.
-    pub message: String,
-}
-
-/// For the description of a route: its answers besides its own.
-#[derive(IntoResponses)]
-pub enum ApiError {
-    /// With the status that fits.
-    #[response(status = "default", description = "Not answered as meant, and why")]
-    Failed(ErrorResponse),
-}
 
 /// 400: what was sent makes no sense.
 pub fn bad_request(message: impl Into<String>) -> HttpError {
@@ -52,4 +34,9 @@ pub fn not_supported(message: impl Into<String>) -> HttpError {
 /// 503: not now.
 pub fn unavailable(message: impl Into<String>) -> HttpError {
     HttpError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+}
+
+/// 503: not now, as this failed; the log has the cause.
+pub fn failing(what: &str, cause: &dyn std::error::Error) -> HttpError {
+    unavailable(format!("{what}; the log says why; try again later")).because(&cause.to_string())
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
@@ -19,8 +18,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::refusal::{Otherwise, Refusal};
+use super::error::{ApiError, bad_request, conflict, failing};
+use super::input::Sent;
 use crate::base::redact;
+use crate::http::HttpError;
 use document::{Contents, Wanted, document};
 use place::{Folder, PlaceError};
 
@@ -140,21 +141,20 @@ struct Filters {
     post, path = "/v1/export", tag = "kernel", operation_id = "kernel_export",
     summary = "Write the running configuration to a file, without secrets",
     request_body = Asked,
-    responses((status = 200, description = "It is written", body = Written), Otherwise)
+    responses((status = 200, description = "It is written", body = Written), ApiError)
 )]
 async fn write(
     State(export): State<Export>,
-    asked: Result<Json<Asked>, JsonRejection>,
-) -> Result<Json<Written>, Refusal> {
-    let Json(asked) = asked.map_err(|e| Refusal::bad_request(e.body_text()))?;
+    Sent(asked): Sent<Asked>,
+) -> Result<Json<Written>, HttpError> {
     let Some(folder) = export.folder else {
         let message = "nothing can be exported: set kernel.export_dir to the folder where exports \
                        may be written";
-        return Err(Refusal::bad_request(message));
+        return Err(bad_request(message));
     };
     let Some(path) = asked.path else {
         let message = "path is missing: name a file under the export folder";
-        return Err(Refusal::bad_request(message));
+        return Err(bad_request(message));
     };
     let wanted = Wanted {
         include_users: asked.include_users,
@@ -168,12 +168,11 @@ async fn write(
     let json = json.expect("invariant: keys are text, and nothing in it fails to be written");
     let text = [asked.format.head(), &json, b"\n"].concat();
     let written = spawn_blocking(move || folder.write(&path, &text, asked.allow_overwrite)).await;
-    let failed =
-        |e: &dyn std::error::Error| Refusal::unavailable("the export cannot be written", e);
+    let failed = |e: &dyn std::error::Error| failing("the export cannot be written", e);
     let place = match written.map_err(|e| failed(&e))? {
         Ok(place) => place,
-        Err(PlaceError::Path(why)) => return Err(Refusal::bad_request(why)),
-        Err(PlaceError::Taken(why)) => return Err(Refusal::conflict(why)),
+        Err(PlaceError::Path(why)) => return Err(bad_request(why)),
+        Err(PlaceError::Taken(why)) => return Err(conflict(why)),
         Err(e) => return Err(failed(&e)),
     };
     Ok(Json(Written {

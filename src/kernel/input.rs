@@ -30,7 +30,7 @@ fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, HttpError> {
 
 /// What is wrong with JSON. It may quote what was sent, and goes to whoever sent it alone.
 pub fn unreadable(error: &serde_json::Error) -> HttpError {
-    bad_request(format!("the body is not the JSON that is needed: {error}"))
+    bad_request(format!("the body is not the JSON that is needed: {error}")).quoting()
 }
 
 /// The query: names with values, each as often as it is there.

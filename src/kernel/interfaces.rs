@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::refusal::Otherwise;
+use super::error::ApiError;
 use crate::host::interfaces::{Interface, interfaces};
 
 /// All interfaces.
@@ -31,7 +31,7 @@ where
             status = 200, description = "All; none where the host does not tell, and then the log says why",
             body = InterfaceListResponse
         ),
-        Otherwise
+        ApiError
     )
 )]
 async fn list() -> Json<InterfaceListResponse> {

@@ -18,7 +18,6 @@ mod protocols;
 pub mod providers;
 mod pushing;
 pub mod rate_limits;
-pub mod refusal;
 mod registrations;
 #[cfg(test)]
 mod route_tests;
@@ -37,7 +36,6 @@ use std::sync::Arc;
 use axum::middleware::from_fn_with_state;
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::events::outbox::Outbox;
@@ -87,11 +85,6 @@ impl State {
     }
 }
 
-/// What only answers besides the routes' own speak of, which the routes do not bring with them.
-#[derive(OpenApi)]
-#[openapi(components(schemas(error::ErrorResponse)))]
-struct Besides;
-
 fn written(shown: impl Serialize) -> Value {
     serde_json::to_value(shown).unwrap_or_default()
 }
@@ -103,7 +96,7 @@ pub fn routes(
     further: OpenApiRouter,
     within: impl FnOnce(OpenApiRouter) -> OpenApiRouter,
 ) -> OpenApiRouter {
-    let own = OpenApiRouter::with_openapi(Besides::openapi())
+    let own = OpenApiRouter::default()
         .merge(protocols::routes())
         .merge(subscriptions::routes())
         .merge(registrations::routes())

@@ -6,8 +6,9 @@ use axum::extract::{Path, State};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::refusal::{Otherwise, Refusal};
+use super::error::{ApiError, bad_request, not_found};
 use crate::host::geo::{ProviderStatus, Providers};
+use crate::http::HttpError;
 
 /// `/v1/rules/providers` and `/v1/rules/providers/{name}/refresh`.
 pub fn routes<S>(providers: Providers) -> OpenApiRouter<S>
@@ -28,7 +29,7 @@ where
             status = 200, description = "All; none where no folder is configured",
             body = Vec<ProviderStatus>
         ),
-        Otherwise
+        ApiError
     )
 )]
 async fn list(State(providers): State<Providers>) -> Json<Vec<ProviderStatus>> {
@@ -40,14 +41,14 @@ async fn list(State(providers): State<Providers>) -> Json<Vec<ProviderStatus>> {
     operation_id = "kernel_provider_refresh",
     summary = "Read a geo data file now",
     params(("name" = String, Path, description = "The file's name")),
-    responses((status = 200, description = "How it is", body = ProviderStatus), Otherwise)
+    responses((status = 200, description = "How it is", body = ProviderStatus), ApiError)
 )]
 async fn refresh(
     State(providers): State<Providers>,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<ProviderStatus>, Refusal> {
-    let Path(name) = name.map_err(|e| Refusal::bad_request(e.body_text()))?;
+) -> Result<Json<ProviderStatus>, HttpError> {
+    let Path(name) = name.map_err(|e| bad_request(e.body_text()))?;
     let status = providers.refresh(&name).await;
     let absent = "there is no provider of this name; GET /v1/rules/providers lists all";
-    status.map(Json).ok_or_else(|| Refusal::not_found(absent))
+    status.map(Json).ok_or_else(|| not_found(absent))
 }

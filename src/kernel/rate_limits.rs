@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{MatchedPath, Query, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::refusal::{Otherwise, Refusal};
+use super::error::{ApiError, bad_request, conflict, failing, not_found};
+use super::input::Sent;
 use crate::http::limits_by_rule::{RateLimits, Scope, SetError};
-use crate::http::{Client, Identity};
+use crate::http::{Client, HttpError, Identity};
 
 /// Where limits are set.
 const PATH: &str = "/v1/security/rate-limits";
@@ -51,11 +52,8 @@ pub async fn limited(State(limits): State<RateLimits>, request: Request, next: N
 fn too_often(wait: Duration) -> Response {
     let seconds = whole_seconds(wait);
     let message = format!("asked more often than is allowed; ask again in {seconds} s");
-    let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
-    let mut response = refusal.into_response();
-    let after = HeaderValue::from(seconds);
-    response.headers_mut().insert(header::RETRY_AFTER, after);
-    response
+    let error = HttpError::new(StatusCode::TOO_MANY_REQUESTS, message);
+    error.after(seconds).into_response()
 }
 
 /// Rounded up, and never none.
@@ -118,7 +116,7 @@ struct Which {
 #[utoipa::path(
     get, path = "/v1/security/rate-limits", tag = "kernel", operation_id = "kernel_rate_limits",
     summary = "How often the API may be asked, where that is set",
-    responses((status = 200, description = "All limits", body = Overrides), Otherwise)
+    responses((status = 200, description = "All limits", body = Overrides), ApiError)
 )]
 async fn list(State(limits): State<RateLimits>) -> Json<Overrides> {
     let all = limits.snapshot();
@@ -132,26 +130,25 @@ async fn list(State(limits): State<RateLimits>) -> Json<Overrides> {
     post, path = "/v1/security/rate-limits", tag = "kernel", operation_id = "kernel_rate_limit_set",
     summary = "Set how often the API may be asked",
     request_body = Wanted,
-    responses((status = 200, description = "It holds", body = Set), Otherwise)
+    responses((status = 200, description = "It holds", body = Set), ApiError)
 )]
 async fn set(
     State(limits): State<RateLimits>,
-    wanted: Result<Json<Wanted>, JsonRejection>,
-) -> Result<Json<Set>, Refusal> {
-    let Json(wanted) = wanted.map_err(|e| Refusal::bad_request(e.body_text()))?;
+    Sent(wanted): Sent<Wanted>,
+) -> Result<Json<Set>, HttpError> {
     let per_minute = u32::try_from(wanted.max_requests_per_minute).ok();
     let Some(per_minute) = per_minute.and_then(NonZeroU32::new) else {
         let message = "max_requests_per_minute must be 1 to 4294967295; to lift a limit, delete it";
-        return Err(Refusal::bad_request(message));
+        return Err(bad_request(message));
     };
     let Wanted { scope, key, .. } = wanted;
     limits
         .set(scope, &key, per_minute)
         .await
         .map_err(|e| match e {
-            SetError::Key => Refusal::bad_request(e.to_string()),
-            SetError::TooMany => Refusal::conflict(e.to_string()),
-            SetError::Store(e) => Refusal::unavailable("the limit cannot be written down", &e),
+            SetError::Key => bad_request(e.to_string()),
+            SetError::TooMany => conflict(e.to_string()),
+            SetError::Store(e) => failing("the limit cannot be written down", &e),
         })?;
     Ok(Json(Set {
         scope,
@@ -165,19 +162,19 @@ async fn set(
     operation_id = "kernel_rate_limit_remove",
     summary = "Lift a limit",
     params(Which),
-    responses((status = 204, description = "It does not hold any more"), Otherwise)
+    responses((status = 204, description = "It does not hold any more"), ApiError)
 )]
 async fn remove(
     State(limits): State<RateLimits>,
     which: Result<Query<Which>, QueryRejection>,
-) -> Result<StatusCode, Refusal> {
-    let Query(Which { scope, key }) = which.map_err(|e| Refusal::bad_request(e.body_text()))?;
+) -> Result<StatusCode, HttpError> {
+    let Query(Which { scope, key }) = which.map_err(|e| bad_request(e.body_text()))?;
     let removed = limits.remove(scope, &key).await;
-    if removed.map_err(|e| Refusal::unavailable("the limit cannot be removed", &e))? {
+    if removed.map_err(|e| failing("the limit cannot be removed", &e))? {
         return Ok(StatusCode::NO_CONTENT);
     }
     let message = format!("no limit is set for this {}; GET lists all", scope.word());
-    Err(Refusal::not_found(message))
+    Err(not_found(message))
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ async fn what_cannot_be_answered_is_refused_with_a_status_and_words() -> Result<
         ensure!(status(&said) == *expected, "{request}{said}");
         let words: Value = serde_json::from_str(body(&said))?;
         ensure!(
-            words["error"]
+            words["message"]
                 .as_str()
                 .is_some_and(|words| !words.is_empty()),
             "{said}"

@@ -9,6 +9,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::super::error::bad_request;
+use crate::http::HttpError;
 use crate::model::event::EventId;
 
 /// Largest message. A reader that is stuck holds one, in a buffer that grows to twice of it, and the
@@ -26,6 +28,12 @@ pub(super) struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the message is larger than {BYTES_MAX} bytes; name fewer parts with include")]
 pub(super) struct TooLarge;
+
+impl From<TooLarge> for HttpError {
+    fn from(too_large: TooLarge) -> Self {
+        bad_request(too_large.to_string())
+    }
+}
 
 impl Message {
     /// Writes one; `id` is what a client gives back as `Last-Event-ID`. `content` is of those that are

@@ -8,7 +8,6 @@ mod message;
 mod origin;
 mod patch;
 mod query;
-mod refusal;
 mod room;
 mod snapshot;
 mod source;

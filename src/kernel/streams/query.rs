@@ -8,8 +8,9 @@ use http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::refusal::Refusal;
+use super::super::error::bad_request;
 use super::snapshot::Cut;
+use crate::http::HttpError;
 use crate::model::event::{EventId, Topic};
 
 /// Seconds between two messages of a status, by default and within which bounds.
@@ -88,9 +89,9 @@ pub(super) struct EventsAsked {
 }
 
 /// What a query that axum has read comes to.
-pub(super) fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
+pub(super) fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, HttpError> {
     let read = query.map(|Query(query)| query);
-    read.map_err(|rejection| Refusal::bad_request(rejection.body_text()))
+    read.map_err(|rejection| bad_request(rejection.body_text()))
 }
 
 impl Topics {
@@ -99,13 +100,13 @@ impl Topics {
     }
 
     /// The topics that a list names, if it names any.
-    fn parse(list: Option<&str>) -> Result<Option<Self>, Refusal> {
+    fn parse(list: Option<&str>) -> Result<Option<Self>, HttpError> {
         let named = list.unwrap_or_default().split(',').map(str::trim);
         let mut topics = Vec::new();
         for name in named.filter(|name| !name.is_empty()) {
             let Some(topic) = Topic::parse(name) else {
                 let message = "events is a list of node, service and runtime, with commas";
-                return Err(Refusal::bad_request(message));
+                return Err(bad_request(message));
             };
             if !topics.contains(&topic) {
                 topics.push(topic);
@@ -120,9 +121,9 @@ impl Topics {
 }
 
 impl StatusQuery {
-    pub(super) fn asked(&self, headers: &HeaderMap) -> Result<StatusAsked, Refusal> {
+    pub(super) fn asked(&self, headers: &HeaderMap) -> Result<StatusAsked, HttpError> {
         let include = self.include.as_deref().or(self.fields.as_deref());
-        let cut = Cut::parse(include).map_err(Refusal::bad_request)?;
+        let cut = Cut::parse(include).map_err(bad_request)?;
         let events = match Topics::parse(self.events.as_deref())? {
             Some(topics) => Some(EventsAsked {
                 topics,
@@ -144,7 +145,7 @@ impl StatusQuery {
 }
 
 impl EventsQuery {
-    pub(super) fn asked(&self, headers: &HeaderMap) -> Result<EventsAsked, Refusal> {
+    pub(super) fn asked(&self, headers: &HeaderMap) -> Result<EventsAsked, HttpError> {
         let topics = Topics::parse(self.events.as_deref())?;
         Ok(EventsAsked {
             topics: topics.unwrap_or_else(Topics::all),
@@ -153,41 +154,39 @@ impl EventsQuery {
     }
 }
 
-fn interval(text: Option<&str>) -> Result<Duration, Refusal> {
+fn interval(text: Option<&str>) -> Result<Duration, HttpError> {
     let seconds = text.map_or(Ok(INTERVAL_DEFAULT), |text| text.trim().parse());
     match seconds {
         Ok(seconds) if INTERVAL.contains(&seconds) => Ok(Duration::from_secs(seconds.into())),
-        _ => Err(Refusal::bad_request(
-            "interval is a number of seconds from 1 to 60",
-        )),
+        _ => Err(bad_request("interval is a number of seconds from 1 to 60")),
     }
 }
 
-fn mode(text: Option<&str>) -> Result<Mode, Refusal> {
+fn mode(text: Option<&str>) -> Result<Mode, HttpError> {
     match text.map(|text| text.trim().to_ascii_lowercase()).as_deref() {
         None | Some("" | "full") => Ok(Mode::Full),
         Some("diff") => Ok(Mode::Diff),
-        Some(_) => Err(Refusal::bad_request("mode is full or diff")),
+        Some(_) => Err(bad_request("mode is full or diff")),
     }
 }
 
-fn flag(name: &str, text: Option<&str>) -> Result<bool, Refusal> {
+fn flag(name: &str, text: Option<&str>) -> Result<bool, HttpError> {
     match text.map(|text| text.trim().to_ascii_lowercase()).as_deref() {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1") => Ok(true),
-        Some(_) => Err(Refusal::bad_request(format!("{name} is true or false"))),
+        Some(_) => Err(bad_request(format!("{name} is true or false"))),
     }
 }
 
 /// The header wins: who comes back asks for the same address as before, which may hold an older one.
-fn last_event_id(headers: &HeaderMap, query: Option<&str>) -> Result<Option<EventId>, Refusal> {
+fn last_event_id(headers: &HeaderMap, query: Option<&str>) -> Result<Option<EventId>, HttpError> {
     let header = headers
         .get(LAST_EVENT_ID)
         .map(|id| id.to_str().unwrap_or("?"));
     let Some(text) = header.or(query).filter(|id| !id.trim().is_empty()) else {
         return Ok(None);
     };
-    let refusal = || Refusal::bad_request("Last-Event-ID is no event's id; leave it out");
+    let refusal = || bad_request("Last-Event-ID is no event's id; leave it out");
     EventId::parse(text).map(Some).ok_or_else(refusal)
 }
 
@@ -198,16 +197,16 @@ mod tests {
     const ID: &str = "019ab700-ca15-728b-b54f-17dc203acc2f";
     const OTHER_ID: &str = "019ab700-ca15-728b-b54f-17dc203acc30";
 
-    fn query<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+    fn query<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, HttpError> {
         let uri = format!("http://localhost/?{text}").parse().unwrap();
         read(Query::try_from_uri(&uri))
     }
 
-    fn status(text: &str) -> Result<StatusAsked, Refusal> {
+    fn status(text: &str) -> Result<StatusAsked, HttpError> {
         query::<StatusQuery>(text)?.asked(&HeaderMap::new())
     }
 
-    fn events(text: &str, header: Option<&str>) -> Result<EventsAsked, Refusal> {
+    fn events(text: &str, header: Option<&str>) -> Result<EventsAsked, HttpError> {
         let mut headers = HeaderMap::new();
         if let Some(id) = header {
             headers.insert(LAST_EVENT_ID, id.parse().unwrap());

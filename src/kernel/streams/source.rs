@@ -9,11 +9,12 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
+use super::super::error::unavailable;
 use super::message::{Message, TooLarge};
 use super::query::{EventsAsked, Mode, StatusAsked, Topics};
-use super::refusal::Refusal;
 use super::room::{Base, Room, Rooms};
 use crate::events::bus::{Bus, Heard, Subscription};
+use crate::http::HttpError;
 use crate::model::event::Event;
 
 /// A stream that has nothing to tell gives a sign of life so often: the contract says 15 s at most.
@@ -60,13 +61,13 @@ impl Source {
         rooms: &Rooms,
         bus: &Bus,
         asked: StatusAsked,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, HttpError> {
         // What happens while the snapshot is made is told after it.
         let events = asked.events.map(|asked| Events::new(bus, asked));
         let room = rooms.enter(asked.cut, asked.interval);
         let next = room.turn() + 1;
         let Some(first) = room.begin().await else {
-            return Err(Refusal::unavailable(
+            return Err(unavailable(
                 "the status cannot be told now; try again later",
             ));
         };

@@ -15,13 +15,13 @@ use futures_util::stream::{self, Stream};
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName};
 
+use super::super::error::ApiError;
 use super::message::{Message, TooLarge};
 use super::query::{EventsQuery, StatusQuery, read};
-use super::refusal::{ErrorResponse, Refusal};
 use super::source::{Next, Source};
 use super::{Place, Streams};
 use crate::base::supervise::Shutdown;
-use crate::http::Client;
+use crate::http::{Client, ErrorResponse, HttpError};
 
 /// A comment, which readers pass over: a sign of life.
 const SIGN: Bytes = Bytes::from_static(b":\n\n");
@@ -41,7 +41,7 @@ type Asked<T> = Result<Query<T>, QueryRejection>;
             status = 200, content_type = "text/event-stream", body = String,
             description = "`status.full`, then every interval another or a `status.diff`",
         ),
-        (status = "default", description = "Not opened", body = ErrorResponse),
+        ApiError
     )
 )]
 pub(super) async fn status(
@@ -49,7 +49,7 @@ pub(super) async fn status(
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     query: Asked<StatusQuery>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let asked = read(query)?.asked(&headers)?;
     let source = Source::of_status(&streams.rooms, &streams.bus, asked).await?;
     opened(&streams, &client, source)
@@ -64,7 +64,7 @@ pub(super) async fn status(
             status = 200, content_type = "text/event-stream", body = String,
             description = "An event each; `missed` where some are no longer remembered",
         ),
-        (status = "default", description = "Not opened", body = ErrorResponse),
+        ApiError
     )
 )]
 pub(super) async fn events(
@@ -72,12 +72,12 @@ pub(super) async fn events(
     Extension(client): Extension<Client>,
     headers: HeaderMap,
     query: Asked<EventsQuery>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let asked = read(query)?.asked(&headers)?;
     opened(&streams, &client, Source::of_events(&streams.bus, asked))
 }
 
-fn opened(streams: &Streams, client: &Client, source: Source) -> Result<Response, Refusal> {
+fn opened(streams: &Streams, client: &Client, source: Source) -> Result<Response, HttpError> {
     client.become_stream()?;
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),

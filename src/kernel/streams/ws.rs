@@ -15,21 +15,21 @@ use axum::extract::ws::{
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error};
 
+use super::super::error::ApiError;
 use super::message;
 use super::origin;
 use super::query::{EventsQuery, StatusQuery, read};
-use super::refusal::{ErrorResponse, Refusal};
 use super::source::{Next, Source};
 use super::{Place, Streams};
 use crate::base::supervise::{Heartbeat, Shutdown};
-use crate::http::Client;
+use crate::http::{Client, HttpError};
 
 /// Largest message of a client, in bytes: it has nothing to say.
 const HEARD_BYTES_MAX: usize = 1 << 10;
@@ -60,7 +60,7 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
     params(StatusQuery),
     responses(
         (status = 101, description = "JSON as in the data of `/v1/status/stream`, a frame each"),
-        (status = "default", description = "Not opened", body = ErrorResponse),
+        ApiError
     )
 )]
 pub(super) async fn status(
@@ -69,7 +69,7 @@ pub(super) async fn status(
     headers: HeaderMap,
     query: Asked<StatusQuery>,
     upgrade: Upgrade,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let upgrade = admitted(upgrade, &headers, &streams)?;
     let asked = read(query)?.asked(&headers)?;
     let source = Source::of_status(&streams.rooms, &streams.bus, asked).await?;
@@ -82,7 +82,7 @@ pub(super) async fn status(
     params(EventsQuery),
     responses(
         (status = 101, description = "JSON as in the data of `/v1/events/stream`, a frame each"),
-        (status = "default", description = "Not opened", body = ErrorResponse),
+        ApiError
     )
 )]
 pub(super) async fn events(
@@ -91,7 +91,7 @@ pub(super) async fn events(
     headers: HeaderMap,
     query: Asked<EventsQuery>,
     upgrade: Upgrade,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     let upgrade = admitted(upgrade, &headers, &streams)?;
     let asked = read(query)?.asked(&headers)?;
     let source = Source::of_events(&streams.bus, asked);
@@ -103,15 +103,16 @@ fn admitted(
     upgrade: Upgrade,
     headers: &HeaderMap,
     streams: &Streams,
-) -> Result<WebSocketUpgrade, Refusal> {
+) -> Result<WebSocketUpgrade, HttpError> {
     let upgrade = upgrade.map_err(|rejection| {
         let message = format!("a WebSocket is opened here: {}", rejection.body_text());
-        Refusal::new(rejection.status(), "BAD_REQUEST", message)
+        HttpError::new(rejection.status(), message).coded("BAD_REQUEST")
     })?;
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text(header::HOST);
     match text(header::ORIGIN) {
-        Some(page) if !origin::is_allowed(page, host, &streams.hosts) => Err(Refusal::forbidden(
+        Some(page) if !origin::is_allowed(page, host, &streams.hosts) => Err(HttpError::new(
+            StatusCode::FORBIDDEN,
             "pages of this origin may not open it; add its host to http.hosts (HTTP_HOSTS)",
         )),
         _ => Ok(upgrade),
@@ -123,7 +124,7 @@ fn opened(
     client: &Client,
     streams: &Streams,
     source: Source,
-) -> Result<Response, Refusal> {
+) -> Result<Response, HttpError> {
     client.become_stream()?;
     let upgrade = upgrade
         .max_message_size(HEARD_BYTES_MAX)
