@@ -9,6 +9,7 @@ mod lab;
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -55,16 +56,13 @@ async fn run() -> Result<()> {
     let (polled, pushing) = (Panel::start(TOKEN).await?, KernelPanel::start(TOKEN).await?);
     polled.set_users(1, (0..POLLED).map(nth_uuid).collect());
     let folder = tempfile::tempdir()?;
-    let (address, exports) = (
-        format!("127.0.0.1:{}", free_port()?),
-        folder.path().join("export"),
-    );
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let (exports, geo) = (folder.path().join("export"), folder.path().join("geo"));
     fs::create_dir(&exports)?;
+    fs::create_dir(&geo)?;
+    fs::write(geo.join("geoip.dat"), "looked at from outside only")?;
     let file = folder.path().join("agent.toml");
-    fs::write(
-        &file,
-        configuration(&xray, &pushing, &exports.to_string_lossy()),
-    )?;
+    fs::write(&file, configuration(&xray, &pushing, &exports, &geo))?;
     let mut agent = AgentCommand::new(std::env::current_exe()?)
         .arg("agent")
         .arg("--config")
@@ -108,14 +106,17 @@ async fn judge(agent: &mut Agent, xray: &mut Xray) -> Result<()> {
     Ok(())
 }
 
-fn configuration(xray: &Xray, pushing: &KernelPanel, exports: &str) -> String {
+fn configuration(xray: &Xray, pushing: &KernelPanel, exports: &Path, geo: &Path) -> String {
     format!(
         "[apply]\nmode = \"xray-grpc\"\n[[xray]]\naddress = \"{}\"\n\
          [[node]]\nid = 1\ninbounds = [{{ tag = \"in-trojan\" }}]\n\
          [kernel]\naccess_key = \"{ACCESS_KEY}\"\nsecret_key = \"{SECRET_KEY}\"\n\
-         export_dir = \"{exports}\"\n\
+         export_dir = \"{}\"\ngeo_dir = \"{}\"\n\
+         callbacks_allow = \"127.0.0.1:9\"\n\
          [kernel.panel]\nurl = \"{}\"\ntoken = \"{TOKEN}\"\n",
         xray.api_addr(),
+        exports.display(),
+        geo.display(),
         pushing.url("")
     )
 }

@@ -8,9 +8,10 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::error::bad_request;
+use super::wire::special::Object;
 use crate::http::HttpError;
 
-/// A body of JSON.
+/// A body of JSON that is one object.
 pub struct Sent<T>(pub T);
 
 impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
@@ -19,7 +20,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
     async fn from_request(request: Request, _state: &S) -> Result<Self, HttpError> {
         let body = request.into_body().collect().await;
         let body = body.map_err(|e| bad_request(format!("the body cannot be read: {e}")))?;
-        json(&body.to_bytes()).map(Self)
+        json(&body.to_bytes()).map(|Object(sent)| Self(sent))
     }
 }
 

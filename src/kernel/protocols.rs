@@ -17,6 +17,7 @@ use super::pushing::{self, refusal};
 use super::registrations;
 use super::wire::nodes::{NodeRole, ProtocolSummary};
 use super::wire::requests::ProtocolUpsertRequest;
+use super::wire::special::Object;
 use crate::http::{HttpError, bulk};
 use crate::registry::lives::Registered;
 
@@ -52,7 +53,7 @@ async fn list(From(state): From<State>) -> Json<Vec<ProtocolSummary>> {
 )]
 async fn upsert(From(state): From<State>, body: Body) -> Result<Json<ProtocolSummary>, HttpError> {
     let users = pushing::users(&state)?;
-    let asked: ProtocolUpsertRequest = pushing::large(body).await?;
+    let Object(asked): Object<ProtocolUpsertRequest> = pushing::large(body).await?;
     let (agent, id) = (&*state.ports().agent, asked.profile.id);
     let known = live::known(agent);
     if !known.iter().any(|it| it.id() == id) {

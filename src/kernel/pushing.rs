@@ -16,6 +16,7 @@ use super::error::{bad_request, conflict, managed_by_panel, not_found, not_suppo
 use super::input::unreadable;
 use super::ports::{PushError, PushedUsers};
 use super::wire::requests::{Metadata, RatePatch, User, UserPatchRequest};
+use super::wire::special::Object;
 use crate::base::redact;
 use crate::http::HttpError;
 use crate::model::pushed::{Change, PushedId, PushedPatch, PushedUser, Quota, Rate};
@@ -59,7 +60,7 @@ struct Taken(PushedUser);
 
 impl<'de> Deserialize<'de> for Taken {
     fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
-        let user = User::deserialize(source)?;
+        let Object(user) = Object::<User>::deserialize(source)?;
         pushed(user).map(Self).map_err(serde::de::Error::custom)
     }
 }
@@ -241,6 +242,15 @@ mod tests {
             (
                 r#"{"id":"2","username":"u","password":"canary","metadata":{"a":{}}}"#,
                 "user 2: metadata.a is no text",
+            ),
+            (r#"["2","u","canary"]"#, "expected an object"),
+            (
+                r#"{"id":"2","username":"u","password":"canary","rate":[null,null]}"#,
+                "expected an object",
+            ),
+            (
+                r#"{"id":"2","username":"u","password":"canary","traffic":null}"#,
+                "expected an object",
             ),
             ("canary", "expected value"),
             ("", "trailing comma"),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::nodes::NodeRole;
-use super::special::Scalar;
+use super::special::{Object, Scalar};
 use crate::base::secret::Secret;
 use crate::model::pushed::Change;
 use crate::registry::lives::Said;
@@ -28,11 +28,11 @@ pub struct User {
     #[schema(value_type = String)]
     pub password: Secret,
     /// His quota.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given_object")]
     #[schema(nullable = false)]
     pub traffic: Option<TrafficPatch>,
     /// His limits of speed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given_object")]
     #[schema(nullable = false)]
     pub rate: Option<RatePatch>,
     /// Further facts.
@@ -72,19 +72,23 @@ pub struct UserCreateRequest {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub struct UserPatchRequest {
     /// His password.
-    #[serde(default, deserialize_with = "optional_secret")]
+    #[serde(default, deserialize_with = "given_secret")]
     #[schema(value_type = Option<String>, nullable = false)]
     pub password: Option<Secret>,
     /// His quota.
+    #[serde(default, deserialize_with = "given_object")]
     #[schema(nullable = false)]
     pub traffic: Option<TrafficPatch>,
     /// His limits of speed.
+    #[serde(default, deserialize_with = "given_object")]
     #[schema(nullable = false)]
     pub rate: Option<RatePatch>,
     /// Further facts, which take the place of all that he has.
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<BTreeMap<String, Scalar>>, nullable = false)]
     pub metadata: Option<Metadata>,
     /// Words that he is sorted by, likewise.
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub tags: Option<Vec<String>>,
 }
@@ -93,9 +97,11 @@ pub struct UserPatchRequest {
 #[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
 pub struct TrafficPatch {
     /// That he may have; 0: as many as he likes.
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub allocated: Option<u64>,
     /// That he had.
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     pub used: Option<u64>,
 }
@@ -121,10 +127,11 @@ pub struct ProtocolUpsertRequest {
     /// Where it connects to, likewise.
     pub connect: Option<String>,
     /// Who may use it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     #[schema(required = false)]
     pub users: Vec<User>,
     /// What it is.
+    #[serde(deserialize_with = "object")]
     pub profile: NodeProfile,
 }
 
@@ -322,8 +329,34 @@ pub enum NodeWord {
     Unhealthy,
 }
 
+/// What may be left out, and is not null where it is there.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(source: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(source).map(Some)
+}
+
+fn given_object<'de, D, T>(source: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    object(source).map(Some)
+}
+
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(source: D) -> Result<T, D::Error> {
+    Object::deserialize(source).map(|Object(read)| read)
+}
+
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(source: D) -> Result<Vec<T>, D::Error> {
+    let all: Vec<Object<T>> = Vec::deserialize(source)?;
+    Ok(all.into_iter().map(|Object(read)| read).collect())
+}
+
 fn secret<'de, D: Deserializer<'de>>(source: D) -> Result<Secret, D::Error> {
     String::deserialize(source).map(Secret::new)
+}
+
+fn given_secret<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Secret>, D::Error> {
+    secret(source).map(Some)
 }
 
 fn optional_secret<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Secret>, D::Error> {

@@ -1,6 +1,11 @@
-//! Shapes of `core.yaml` that are one of several.
+//! Shapes of `core.yaml` that are one of several, and those that are nothing but an object.
+
+use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Serialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use utoipa::ToSchema;
 
 use crate::model::health::Health;
@@ -73,4 +78,28 @@ pub enum Scalar {
     Number(f64),
     /// True or false.
     Truth(bool),
+}
+
+/// What is read from an object and from nothing else: what serde derives for a struct takes an array
+/// of the values of its fields, too.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        source.deserialize_map(OfMap(PhantomData)).map(Self)
+    }
+}
+
+struct OfMap<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OfMap<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
 }
