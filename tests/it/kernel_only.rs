@@ -80,6 +80,13 @@ impl Stand {
              callbacks_allow = \"127.0.0.0/8\"\n\
              [kernel.panel]\nurl = \"{pushing}\"\ntoken = \"{WEBHOOK_TOKEN}\"\n"
         );
+        // Of an inbound without one the panel is told nothing.
+        let bindings = [VLESS, TROJAN, KEYS].map(|tag| {
+            format!(
+                "[[kernel.panel.bindings]]\ninbound = \"{tag}\"\nnode_id = 10\nbinding_id = 3\n"
+            )
+        });
+        let toml = toml + &bindings.concat();
         Ok(std::fs::write(self.folder.path().join("agent.toml"), toml)?)
     }
 
