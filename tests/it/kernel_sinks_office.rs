@@ -219,6 +219,7 @@ impl Office {
         );
         let (settled, unknown) = (totals.settled.bytes, totals.unknown.bytes);
         let rejected = totals.rejected.bytes;
+        ensure!(settled.down > 0, "{path} {user}: nothing was ever taken");
         ensure!(
             settled.up + unknown.up + rejected.up == totals.counted.up
                 && settled.down + unknown.down + rejected.down == totals.counted.down,
