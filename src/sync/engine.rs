@@ -332,7 +332,8 @@ impl Engine {
         let (pushed, quota_watch) = (self.pushed, self.quota_watch);
         let nodes = handle.nodes.clone();
         let name = "pushed users' quotas";
-        tasks.watched_task(name, Kind::Essential, HANGS_AFTER, move |shutdown, beat| {
+        // Without it everybody is still served: it fails alone.
+        tasks.watched_task(name, Kind::Leaf, HANGS_AFTER, move |shutdown, beat| {
             let nodes = nodes.clone();
             let reconcile = move || {
                 for (_, link) in &nodes {
