@@ -17,6 +17,7 @@ mod schema;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod totals;
 pub mod views;
 
 use std::collections::HashMap;
@@ -41,6 +42,7 @@ use crate::traffic::receivers::{Receivers, SinkName};
 use collect::{Cache, To};
 use ears::Ears;
 use reports::Places;
+use totals::Totals;
 
 /// Baselines and open rows of some thousand users stay in memory from one read to the next.
 const CACHE_KIB: u32 = 2_000;
@@ -105,6 +107,7 @@ pub struct Ledger {
     cache: Arc<Mutex<Cache>>,
     receivers: Arc<RwLock<Receivers>>,
     ears: Arc<Ears>,
+    totals: Arc<Totals>,
     clock: Clock,
 }
 
@@ -149,6 +152,7 @@ impl Ledger {
             cache: Arc::new(Mutex::new(Cache::new(&clock.moment()))),
             receivers: Arc::new(RwLock::new(receivers.into())),
             ears: Arc::new(Ears::new(around)),
+            totals: Arc::default(),
             clock,
         })
     }
@@ -173,7 +177,7 @@ impl Ledger {
     pub async fn collect(&self, reading: Reading) -> Result<Collected, StoreError> {
         let (cache, receivers) = (self.cache.clone(), self.receivers.clone());
         let (ears, clock, now_ms) = (self.ears.clone(), self.clock, self.now_ms());
-        let (collected, generation, taken) = self
+        let written = self
             .store
             .write("collect", move |work| {
                 let mut cache = locked(&cache);
@@ -191,7 +195,9 @@ impl Ledger {
                 ears.counted(work, done.pushed);
                 Ok((done.collected, work.generation, done.taken))
             })
-            .await?;
+            .await;
+        self.totals.changed();
+        let (collected, generation, taken) = written?;
         locked(&self.cache).put(generation, taken);
         Ok(collected)
     }
@@ -313,10 +319,16 @@ impl Ledger {
         self.read("summary", |work| views::summary(work)).await
     }
 
-    /// What was counted in each inbound; read beside the writer.
+    /// What was counted in each inbound; read beside the writer where it changed since it was asked last.
     pub async fn inbounds(&self) -> Result<Vec<views::InboundTotals>, StoreError> {
+        if let Some(totals) = self.totals.get() {
+            return Ok(totals);
+        }
+        let as_of = self.totals.writes();
         let read = self.reader.read(views::inbounds).await?;
-        Ok(read.unwrap_or_default())
+        let totals = read.unwrap_or_default();
+        self.totals.keep(as_of, &totals);
+        Ok(totals)
     }
 
     /// What every user has moved; read beside the writer.
@@ -367,7 +379,9 @@ impl Ledger {
         label: &'static str,
         work: impl FnOnce(&Work<'_>) -> Result<T, WorkError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.store.write(label, self.within_file(work)).await
+        let written = self.store.write(label, self.within_file(work)).await;
+        self.totals.changed();
+        written
     }
 
     async fn read<T: Send + 'static>(
