@@ -39,6 +39,7 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::events::outbox::Outbox;
+use crate::host::geo::Providers;
 use people::People;
 use ports::{Agent, Callbacks, PushedUsers, Registrations, Totals};
 
@@ -60,6 +61,8 @@ pub struct Ports {
     pub outbox: Option<Outbox>,
     /// Judges their addresses.
     pub callbacks: Option<Arc<dyn Callbacks>>,
+    /// Providers of rules.
+    pub providers: Providers,
 }
 
 impl State {

@@ -95,6 +95,11 @@ async fn response(state: &State, cut: &Cut) -> StatusResponse {
         let others = registered.iter().map(|it| of_registered(it));
         managed.chain(others).collect::<Vec<_>>()
     };
+    let providers = if cut.wants("providers") {
+        Some(ports.providers.list().await)
+    } else {
+        None
+    };
     let users = |people: &People| UserRegistryStatus {
         total: Some(people.len() as u64),
         users: cut.lists_users().then(|| listed(people, cut.redact_users)),
@@ -103,6 +108,7 @@ async fn response(state: &State, cut: &Cut) -> StatusResponse {
         generated_at: Some(Timestamp::now().to_string()),
         nodes: cut.wants("nodes").then(nodes),
         users: people.as_ref().filter(|_| cut.wants("users")).map(users),
+        providers,
         system: cut.wants("system").then(system),
         http: cut.wants("http").then(|| HttpStatus {
             total_nodes: Some((inbounds.len() + registered.len()) as u64),

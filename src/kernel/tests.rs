@@ -19,6 +19,7 @@ use super::*;
 use crate::base::clock::Clock;
 use crate::config::{Config, Environment, Need, Sources, read};
 use crate::events::outbox::{Limits, Outbox};
+use crate::host::geo::Providers;
 use crate::model::health::Thresholds;
 use crate::model::ids::{InboundTag, NodeId, UserId};
 use crate::model::pushed::{PushedPatch, PushedUser};
@@ -240,7 +241,7 @@ impl Callbacks for NotHere {
 struct Stage {
     agent: Arc<Played>,
     router: Router,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Stage {
@@ -270,12 +271,13 @@ impl Stage {
             nodes: Some(Arc::new(Registry(Mutex::new(lives)))),
             outbox: Some(Outbox::new(store, Limits::default(), Clock::system())),
             callbacks: Some(Arc::new(NotHere)),
+            providers: Providers::new(Some(folder.path().to_owned()), Clock::system()),
         });
         let (router, _) = routes(&state, OpenApiRouter::default(), |all| all).split_for_parts();
         Self {
             agent,
             router,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -524,4 +526,16 @@ async fn a_node_registers_lives_and_is_taken_out() {
     let gone = "/v1/protocols/registrations/edge-1";
     assert_eq!(stage.call(Method::DELETE, gone, &Value::Null).await.0, 204);
     assert_eq!(stage.get(path).await, json!([]));
+}
+
+#[tokio::test]
+async fn the_status_shows_the_geo_data_files() {
+    let stage = Stage::new();
+    let file = stage.folder.path().join("geoip.dat");
+    std::fs::write(file, "of some kind").unwrap();
+    let status = stage.get("/v1/status?include=providers").await;
+    let providers = status["snapshot"]["providers"].as_array().unwrap();
+    assert_eq!(providers[0]["name"], "geoip.dat", "{status}");
+    let status = stage.get("/v1/status?include=nodes").await;
+    assert!(status["snapshot"].get("providers").is_none());
 }

@@ -41,6 +41,7 @@ pub(super) fn surface(
     supervisor: &mut Supervisor,
 ) -> OpenApiRouter {
     let now = Arc::new(Now(running.clone()));
+    let geo = Providers::new(config.kernel.geo_dir.clone(), Clock::system());
     let state = State::new(Ports {
         agent: now.clone(),
         totals: Some(now),
@@ -48,6 +49,7 @@ pub(super) fn surface(
         nodes: Some(Arc::new(Nodes(store.registry.clone()))),
         outbox: Some(store.events.outbox().clone()),
         callbacks: Some(Arc::new(Judge(store.courier.clone()))),
+        providers: geo.clone(),
     });
     let bus = store.events.bus().clone();
     let streams = Streams::new(bus, Arc::new(state.clone()), &config.http.hosts);
@@ -58,7 +60,6 @@ pub(super) fn surface(
             serve.clone().run(shutdown, beat)
         });
     let exported = Arc::new(Exported::new(running.clone(), state.clone()));
-    let geo = Providers::new(config.kernel.geo_dir.clone(), Clock::system());
     let export = export::Export::new(exported, config.kernel.export_dir.clone());
     let recording = audit::Recording::new(store.audit.clone(), CHANNEL, audit::action);
     let limits = store.rate_limits.clone();

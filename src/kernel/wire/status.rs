@@ -17,6 +17,7 @@ use super::meters::{
 };
 use super::nodes::NodeStatus;
 use super::special::{ActionView, Scalar};
+use crate::host::geo::ProviderStatus;
 
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct StatusResponse {
@@ -171,25 +172,6 @@ pub struct UserRateLimitSummary {
     pub limited_up_only: u64,
     pub limited_down_only: u64,
     pub limited_both: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct ProviderStatus {
-    pub name: String,
-    pub checksum: Option<String>,
-    pub last_success_unix_ms: Option<u64>,
-    pub last_attempt_unix_ms: Option<u64>,
-    pub etag: Option<String>,
-    pub state: ProviderState,
-    pub last_error: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ProviderState {
-    Pending,
-    Healthy,
-    Error,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
