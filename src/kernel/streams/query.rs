@@ -27,7 +27,7 @@ pub(super) struct StatusQuery {
     #[param(value_type = Option<u32>, minimum = 1, maximum = 60, nullable = false)]
     interval: Option<String>,
     /// `full` by default; `diff`: merge patches (RFC 7396) of the last message.
-    #[param(value_type = Option<Mode>, nullable = false)]
+    #[param(value_type = Option<Mode>, inline, nullable = false)]
     mode: Option<String>,
     /// Events that are told in between: `node`, `service`, `runtime`, with commas.
     #[param(nullable = false)]
