@@ -61,8 +61,7 @@ where
         .with_state(export)
 }
 
-/// What is wanted. `include_pipeline` and `resolve_providers` are taken and mean nothing here: the
-/// pipeline is Xray's own configuration.
+/// What is wanted.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(default)]
 #[schema(as = ExportRequest)]
@@ -80,6 +79,10 @@ struct Asked {
     include_users: bool,
     /// How the agent's API is set up too.
     include_api: bool,
+    /// Counts what of a pipeline is in it, which is nothing: that is Xray's own configuration.
+    include_pipeline: bool,
+    /// The same of the pipeline's providers.
+    resolve_providers: bool,
     /// Only these; all unless set.
     protocol_ids: Option<Vec<String>>,
     /// A file that is there is replaced.
@@ -123,10 +126,24 @@ struct Written {
     users: Option<usize>,
     /// Whether the API is in it.
     api: Option<bool>,
+    /// What of a pipeline is in it, where that was wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pipeline: Option<Pipeline>,
     /// What it was cut to.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     filters: Option<Filters>,
+}
+
+/// What of a pipeline is in an export: an Xray node has none.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = PipelineExportMeta)]
+struct Pipeline {
+    strategies: usize,
+    rules: usize,
+    /// Null where they were not to be resolved.
+    resolved_rules: Option<usize>,
 }
 
 /// What an export was cut to.
@@ -181,6 +198,10 @@ async fn write(
         version: wanted.version,
         users: document.users,
         api: Some(wanted.include_api),
+        pipeline: asked.include_pipeline.then(|| Pipeline {
+            resolved_rules: asked.resolve_providers.then_some(0),
+            ..Pipeline::default()
+        }),
         filters: wanted.protocol_ids.map(|protocols| Filters { protocols }),
     }))
 }
