@@ -27,7 +27,7 @@ const POLLED: u32 = 100;
 /// Against hanging.
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 /// Against hanging.
-const ENDS_WITHIN: Duration = Duration::from_secs(60);
+const ENDS_WITHIN: Duration = Duration::from_mins(1);
 /// By these words a line of the agent's log tells that something went wrong with the agent itself.
 const FAILED: [&str; 2] = [" ERROR ", "panicked"];
 

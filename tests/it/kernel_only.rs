@@ -226,8 +226,8 @@ async fn look_around(stand: &Stand) -> Result<()> {
     let status = stand.told(&["status"]).await?;
     ensure!(status.code == Some(0), "{status:?}");
     ensure!(status.stdout.contains("errors: none"), "{status:?}");
-    let note = format!("{TROJAN}: 2 of 2 allowed were pushed");
-    ensure!(status.stdout.contains(&note), "{status:?}");
+    let pushed = format!("{TROJAN}: 2 of 2 allowed were pushed");
+    ensure!(status.stdout.contains(&pushed), "{status:?}");
     let users = stand.told(&["users", "--json"]).await?;
     ensure!(users.code == Some(0), "{users:?}");
     let users: Value = serde_json::from_str(&users.stdout)?;

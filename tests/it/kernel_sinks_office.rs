@@ -85,8 +85,8 @@ impl Office {
              [kernel]\ntoken = \"{CONTROL}\"\ncallbacks_allow = \"127.0.0.0/8\"\n"
         );
         if let Some(node) = panel_node {
-            toml += &format!(
-                "[kernel.panel]\nurl = \"{pushing}\"\ntoken = \"{WEBHOOK}\"\n\
+            toml = format!(
+                "{toml}[kernel.panel]\nurl = \"{pushing}\"\ntoken = \"{WEBHOOK}\"\n\
                  [[kernel.panel.bindings]]\ninbound = \"{TAG}\"\nnode_id = {node}\n\
                  binding_id = 3\n"
             );
