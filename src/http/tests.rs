@@ -115,7 +115,7 @@ async fn only_a_bulk_route_takes_a_large_body() {
         stream.read_to_string(&mut large).await.unwrap();
         assert!(large.starts_with("HTTP/1.1 413 "), "{large}");
         assert!(
-            large.ends_with(r#""error":"the body is larger than 65536 bytes"}"#),
+            large.ends_with(r#""message":"the body is larger than 65536 bytes"}"#),
             "{large}"
         );
     })
@@ -155,7 +155,7 @@ async fn a_route_that_panics_or_fails_is_answered_for_and_tells_the_client_nothi
         for path in ["/panics", "/fails", "/panics"] {
             let answer = ask(at, &format!("GET {path} HTTP/1.1"), b"").await;
             assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
-            assert!(answer.contains(r#""error":"internal error;"#), "{answer}");
+            assert!(answer.contains(r#""message":"internal error;"#), "{answer}");
             assert!(
                 !answer.contains("of a route") && !answer.contains("cause"),
                 "{answer}"
