@@ -4,13 +4,12 @@ use std::process::Command;
 
 use anyhow::Result;
 use tokio::net::TcpStream;
-use tokio::process::Child;
 
 use crate::Sizes;
 use crate::bare;
 use crate::figures::percentile;
 use crate::lab::ports::free_port;
-use crate::lab::process::leashed;
+use crate::lab::process::{Process, leashed};
 use crate::lab::wait::eventually;
 use crate::load::{self, Figures};
 use crate::stage::{LONG, SERVER_CORE, Stage};
@@ -51,14 +50,15 @@ pub async fn measure(stage: &Stage, sizes: &Sizes) -> Result<()> {
     Ok(())
 }
 
-async fn start_bare(file: &std::path::Path) -> Result<(String, Child)> {
+async fn start_bare(file: &std::path::Path) -> Result<(String, Process)> {
     let address = format!("127.0.0.1:{}", free_port()?);
-    let process = leashed("taskset")
+    let mut command = leashed("taskset");
+    command
         .args(["--cpu-list", SERVER_CORE])
         .arg(std::env::current_exe()?)
         .args([bare::WORD, &address])
-        .arg(file)
-        .spawn()?;
+        .arg(file);
+    let process = Process::spawn("the bare handler", &mut command)?;
     eventually("the bare handler listens", LONG, async || {
         TcpStream::connect(&address).await.is_ok()
     })

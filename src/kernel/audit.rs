@@ -6,18 +6,16 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, MatchedPath, Query, RawPathParams, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::Method;
 use http::request::Parts;
-use serde::Deserialize;
-use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::error::{ApiError, bad_request, failing};
+use super::error::{ApiError, failing};
+use super::input::Asked;
 use crate::audit::{Audit, AuditHealth, Entry, Filter, Record};
 use crate::http::{HttpError, Identity, Reason, RequestId};
 
@@ -159,44 +157,31 @@ where
         .with_state(audit)
 }
 
-/// Which records.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct Asked {
-    /// At most so many: 1 to 1 000, 100 unless set.
-    limit: Option<i64>,
-    /// Not older than this, in Unix milliseconds.
-    since_ms: Option<i64>,
-    /// Done, or not done.
-    success: Option<bool>,
-    /// What was done, such as `api.users.import`.
-    action: Option<String>,
-    /// By whom.
-    actor: Option<String>,
-    /// To what.
-    target: Option<String>,
-}
-
 #[utoipa::path(
     get, path = "/v1/audit", tag = "kernel", operation_id = "kernel_audit",
     summary = "Who changed what, newest first",
-    params(Asked),
+    params(
+        ("limit" = Option<i64>, Query, description = "At most so many: 1 to 1 000, 100 unless set", nullable = false),
+        ("since_ms" = Option<i64>, Query, description = "Not older than this, in Unix milliseconds", nullable = false),
+        ("success" = Option<bool>, Query, description = "Done, or not done", nullable = false),
+        ("action" = Option<String>, Query, description = "What was done, such as `api.users.import`", nullable = false),
+        ("actor" = Option<String>, Query, description = "By whom", nullable = false),
+        ("target" = Option<String>, Query, description = "To what", nullable = false),
+    ),
     responses((status = 200, description = "Records", body = Vec<Entry>), ApiError)
 )]
-async fn records(
-    State(audit): State<Audit>,
-    asked: Result<Query<Asked>, QueryRejection>,
-) -> Result<Json<Vec<Entry>>, HttpError> {
-    let Query(asked) = asked.map_err(|e| bad_request(e.body_text()))?;
+async fn records(State(audit): State<Audit>, asked: Asked) -> Result<Json<Vec<Entry>>, HttpError> {
     // What is beyond is cut to the most, or the least, that there is.
     let limit = |limit: i64| u32::try_from(limit.max(1)).unwrap_or(u32::MAX);
+    let text = |name| asked.text(name).map(str::to_owned);
+    let success = asked.text("success").is_some();
     let filter = Filter {
-        limit: asked.limit.map(limit),
-        since_ms: asked.since_ms,
-        success: asked.success,
-        action: asked.action,
-        actor: asked.actor,
-        target: asked.target,
+        limit: asked.number("limit")?.map(limit),
+        since_ms: asked.number("since_ms")?,
+        success: success.then(|| asked.flag("success")).transpose()?,
+        action: text("action"),
+        actor: text("actor"),
+        target: text("target"),
     };
     let found = audit.query(filter).await;
     let found = found.map_err(|e| failing("the audit cannot be read", &e))?;

@@ -68,6 +68,20 @@ impl Asked {
             .filter(|it| !it.is_empty())
     }
 
+    /// A whole number; one beyond what is counted with is the most, or the least, of that.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, HttpError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|it| it.is_ascii_digit()) {
+            let message = format!("{name} is no whole number; write {name}=100");
+            return Err(bad_request(message));
+        }
+        let beyond = if text == digits { i64::MAX } else { i64::MIN };
+        Ok(Some(text.parse().unwrap_or(beyond)))
+    }
+
     /// A truth value; false where nothing is said.
     pub fn flag(&self, name: &str) -> Result<bool, HttpError> {
         match self.text(name) {
@@ -93,5 +107,21 @@ mod tests {
         assert!(asked.flag("redact").unwrap() && !asked.flag("y").unwrap());
         let error = asked.flag("all").unwrap_err();
         assert!(error.to_string().contains("neither true nor false"));
+    }
+
+    #[test]
+    fn a_number_beyond_all_bounds_is_the_bound_and_anything_else_is_refused() {
+        let number = |text: &str| Asked::parse(&format!("n={text}")).number("n");
+        for (text, read) in [
+            ("", None),
+            ("-7", Some(-7)),
+            ("54028767714331664257646592", Some(i64::MAX)),
+            ("-54028767714331664257646592", Some(i64::MIN)),
+        ] {
+            assert_eq!(number(text), Ok(read), "{text}");
+        }
+        for text in ["-", "1.5", "x", "0x10", "--1"] {
+            assert!(number(text).is_err(), "{text}");
+        }
     }
 }
