@@ -1,7 +1,6 @@
 //! Bodies that push users: read piece by piece, whole or not at all. A body may be large, so what was
 //! read of it is let go while the rest is.
 
-use std::collections::VecDeque;
 use std::io::{self, Read};
 
 use axum::body::Body;
@@ -9,6 +8,7 @@ use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::spawn_blocking;
 
 use super::State;
@@ -25,6 +25,9 @@ use crate::model::pushed::{Change, PushedId, PushedPatch, PushedUser, Quota, Rat
 const ID_BYTES_MAX: usize = 128;
 /// Longest id that a message repeats, in characters.
 const ID_CHARS_MAX: usize = 80;
+
+/// Pieces of a body that wait to be read: a MiB at most, by the size in which they come.
+const PIECES_MAX: usize = 16;
 
 /// The pushed users, or why there are none.
 pub(super) fn users(state: &State) -> Result<&dyn PushedUsers, HttpError> {
@@ -71,40 +74,59 @@ pub(super) async fn array(body: Body) -> Result<Vec<PushedUser>, HttpError> {
     Ok(users.into_iter().map(|it| it.0).collect())
 }
 
-/// Reads a large body on a thread of its own.
+/// Reads a large body on a thread of its own while it comes.
 pub(super) async fn large<T: DeserializeOwned + Send + 'static>(
     body: Body,
 ) -> Result<T, HttpError> {
-    let chunks = Chunks::of(body).await?;
-    let read = spawn_blocking(move || serde_json::from_reader(chunks));
+    let (pieces, coming) = channel(PIECES_MAX);
+    let read = spawn_blocking(move || serde_json::from_reader(Pieces::of(coming)));
+    let came = feed(body, pieces).await;
     let read = read.await.map_err(|e| HttpError::internal(&e))?;
+    // A body that broke off is no JSON either, but that is not what is wrong with it.
+    came?;
     read.map_err(|e| unreadable(&e))
 }
 
-/// A body that came in pieces, each let go when it was read.
-struct Chunks(VecDeque<Bytes>);
-
-impl Chunks {
-    async fn of(mut body: Body) -> Result<Self, HttpError> {
-        let mut chunks = VecDeque::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| bad_request(format!("the body cannot be read: {e}")))?;
-            chunks.extend(frame.into_data().ok());
+/// Hands a body over piece by piece, as fast as it is read.
+async fn feed(mut body: Body, pieces: Sender<Bytes>) -> Result<(), HttpError> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| bad_request(format!("the body cannot be read: {e}")))?;
+        let Ok(piece) = frame.into_data() else {
+            continue;
+        };
+        // Whoever reads has seen that it is wrong.
+        if pieces.send(piece).await.is_err() {
+            break;
         }
-        Ok(Self(chunks))
+    }
+    Ok(())
+}
+
+/// A body that comes in pieces, each let go when it was read.
+struct Pieces {
+    coming: Receiver<Bytes>,
+    now: Bytes,
+}
+
+impl Pieces {
+    fn of(coming: Receiver<Bytes>) -> Self {
+        Self {
+            coming,
+            now: Bytes::new(),
+        }
     }
 }
 
-impl Read for Chunks {
+impl Read for Pieces {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.0.front().is_some_and(Bytes::is_empty) {
-            self.0.pop_front();
+        while self.now.is_empty() {
+            match self.coming.blocking_recv() {
+                Some(piece) => self.now = piece,
+                None => return Ok(0),
+            }
         }
-        let Some(first) = self.0.front_mut() else {
-            return Ok(0);
-        };
-        let length = first.len().min(into.len());
-        first.copy_to_slice(&mut into[..length]);
+        let length = self.now.len().min(into.len());
+        self.now.copy_to_slice(&mut into[..length]);
         Ok(length)
     }
 }
@@ -269,9 +291,13 @@ mod tests {
         #[test]
         fn pieces_are_read_as_the_whole(pieces: Vec<Vec<u8>>) {
             let whole = pieces.concat();
-            let chunks = pieces.into_iter().map(Bytes::from).collect();
+            let (sender, coming) = channel(pieces.len().max(1));
+            for piece in pieces {
+                sender.try_send(Bytes::from(piece)).unwrap();
+            }
+            drop(sender);
             let mut read = Vec::new();
-            Chunks(chunks).read_to_end(&mut read).unwrap();
+            Pieces::of(coming).read_to_end(&mut read).unwrap();
             prop_assert_eq!(read, whole);
         }
     }
